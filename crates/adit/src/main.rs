@@ -1,0 +1,2 @@
+//! The one binary: flags, files, wiring, printing.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The device: TUN, routes, enrolment, carrier, local control socket.

@@ -1,0 +1,1 @@
+//! Dials out from the private network: configuration, registration, dial, local metrics.

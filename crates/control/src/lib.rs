@@ -1,0 +1,1 @@
+//! Operations, and over them the v4 API.

@@ -1,0 +1,1 @@
+//! Every way in, decide, route, dial through a tunnel, record.

@@ -1,0 +1,126 @@
+//! What the control plane tells the edges: objects as an edge needs them, and their changes in order.
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::Cidr;
+use crate::id::{
+    AccountId, ConnectorId, DeviceId, RegistrationId, RouteId, ServiceTokenId, TunnelId, VirtualNetworkId,
+};
+use crate::secret::{DeviceKey, SecretHash};
+
+/// A tunnel, as an edge needs it to let a connector in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// Its id.
+    pub id: TunnelId,
+    /// Its account; it serves flows of no other.
+    pub account: AccountId,
+    /// Its name, for logs.
+    pub name: String,
+    /// What its secret is checked against.
+    pub secret: SecretHash,
+    /// Whether its configuration is pushed by the control plane.
+    pub remotely_managed: bool,
+}
+
+/// A network behind a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Its id.
+    pub id: RouteId,
+    /// Its account.
+    pub account: AccountId,
+    /// The virtual network in which it stands.
+    pub virtual_network: VirtualNetworkId,
+    /// The destinations.
+    pub network: Cidr,
+    /// The tunnel that leads there.
+    pub tunnel: TunnelId,
+}
+
+/// A space of routes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VirtualNetwork {
+    /// Its id.
+    pub id: VirtualNetworkId,
+    /// Its account.
+    pub account: AccountId,
+    /// Whether devices use it that chose none. One of an account's is.
+    pub is_default: bool,
+}
+
+/// A device key bound to whom it stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// Its id.
+    pub id: RegistrationId,
+    /// Its account.
+    pub account: AccountId,
+    /// The device that holds the key.
+    pub device: DeviceId,
+    /// The device's name.
+    pub device_name: String,
+    /// The key that proves it.
+    pub key: DeviceKey,
+    /// Who: an e-mail address, or `non_identity@` and the account's host for a service token.
+    pub user: String,
+    /// The service token that enrolled it, if one did.
+    pub service_token: Option<ServiceTokenId>,
+    /// A revoked registration opens nothing, and what it had open is cut.
+    pub revoked: bool,
+}
+
+/// One change of the state that edges decide by. Changes are absolute: applying one twice is applying it once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum Change {
+    /// A tunnel is new or has other content.
+    TunnelPut(Tunnel),
+    /// A tunnel is gone.
+    TunnelRemoved {
+        /// Which.
+        id: TunnelId,
+    },
+    /// A route is new or has other content.
+    RoutePut(Route),
+    /// A route is gone.
+    RouteRemoved {
+        /// Which.
+        id: RouteId,
+    },
+    /// A virtual network is new or has other content.
+    VirtualNetworkPut(VirtualNetwork),
+    /// A virtual network is gone.
+    VirtualNetworkRemoved {
+        /// Which.
+        id: VirtualNetworkId,
+    },
+    /// A registration is new, revoked, or otherwise changed.
+    RegistrationPut(Registration),
+    /// A registration is gone.
+    RegistrationRemoved {
+        /// Which.
+        id: RegistrationId,
+    },
+}
+
+/// Changes that were made together, in one transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeBatch {
+    /// The number of the state after them; the next batch's is larger.
+    pub number: u64,
+    /// The changes, in order.
+    pub changes: Vec<Change>,
+}
+
+/// What the control plane asks of an edge once; not part of the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Close a tunnel's connections so that its connectors connect anew (tunnel protocol, 2.6).
+    CloseConnections {
+        /// The tunnel.
+        tunnel: TunnelId,
+        /// Only those of this connector, if given.
+        connector: Option<ConnectorId>,
+    },
+}

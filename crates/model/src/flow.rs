@@ -1,0 +1,119 @@
+//! One flow: the facts that a decision reads, and the reasons for which a flow is refused.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AccountId, DeviceId, RegistrationId, VirtualNetworkId};
+
+/// The transport protocol of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP, RFC 9293.
+    Tcp,
+}
+
+/// All that is known of a flow when it is decided.
+#[derive(Debug, Clone)]
+pub struct FlowFacts {
+    /// The account on whose behalf.
+    pub account: AccountId,
+    /// The registration that proved itself on this carrier.
+    pub registration: RegistrationId,
+    /// The device of that registration.
+    pub device: DeviceId,
+    /// Where routes are looked up.
+    pub virtual_network: VirtualNetworkId,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Where to.
+    pub destination: SocketAddr,
+}
+
+/// Why a flow ended before it carried a byte. Every refusal reaches the program that asked, at once, as TCP would say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// No route holds the destination.
+    Unroutable,
+    /// The route's tunnel has no live connection.
+    NoConnection,
+    /// Loopback, link-local, multicast, unspecified or metadata: dialled for nobody.
+    NeverDialled,
+    /// The destination answered with a reset.
+    Refused,
+    /// The connector's host has no path to the destination's host.
+    HostUnreachable,
+    /// The connector's host has no route to the destination's network.
+    NetworkUnreachable,
+    /// The destination, or the connector, did not answer in time.
+    TimedOut,
+    /// A rule blocked it.
+    Blocked,
+    /// The device's registration is revoked or unknown.
+    Revoked,
+    /// A limit on flows is reached: ask again later.
+    TooManyFlows,
+    /// The connector failed in another way; the log has its words.
+    ConnectorError,
+}
+
+const REFUSALS: [(Refusal, &str); 11] = [
+    (Refusal::Unroutable, "unroutable"),
+    (Refusal::NoConnection, "no-connection"),
+    (Refusal::NeverDialled, "never-dialled"),
+    (Refusal::Refused, "refused"),
+    (Refusal::HostUnreachable, "host-unreachable"),
+    (Refusal::NetworkUnreachable, "network-unreachable"),
+    (Refusal::TimedOut, "timed-out"),
+    (Refusal::Blocked, "blocked"),
+    (Refusal::Revoked, "revoked"),
+    (Refusal::TooManyFlows, "too-many-flows"),
+    (Refusal::ConnectorError, "connector-error"),
+];
+
+impl Refusal {
+    /// The refusal's name on the wire and in records.
+    pub fn as_str(self) -> &'static str {
+        REFUSALS.iter().find(|(refusal, _)| *refusal == self).map_or("connector-error", |(_, name)| name)
+    }
+
+    /// Every refusal, for tables of metrics.
+    pub fn all() -> impl Iterator<Item = Self> {
+        REFUSALS.iter().map(|(refusal, _)| *refusal)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text that names no [`Refusal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("unknown refusal")]
+pub struct UnknownRefusal;
+
+impl FromStr for Refusal {
+    type Err = UnknownRefusal;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRefusal> {
+        REFUSALS.iter().find(|(_, name)| *name == text).map(|(refusal, _)| *refusal).ok_or(UnknownRefusal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_is_read_as_it_is_written() {
+        for refusal in Refusal::all() {
+            assert_eq!(refusal.as_str().parse(), Ok(refusal));
+        }
+        assert_eq!("sulking".parse::<Refusal>(), Err(UnknownRefusal));
+    }
+}

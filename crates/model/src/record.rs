@@ -1,0 +1,141 @@
+//! What edges report: connections that come and go, devices seen, and one record for every flow that ended.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
+
+use crate::flow::{Protocol, Refusal};
+use crate::id::{
+    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, RegistrationId, RouteId, RuleId, TunnelId,
+};
+
+/// One report of an edge.
+#[derive(Debug, Clone)]
+pub enum Record {
+    /// A connector registered a connection.
+    ConnectionOpened(ConnectionOpened),
+    /// A connection ended or said that it is leaving.
+    ConnectionClosed(ConnectionClosed),
+    /// A device connected.
+    RegistrationSeen(RegistrationSeen),
+    /// A flow ended.
+    Flow(Box<FlowRecord>),
+}
+
+/// A connector registered a connection.
+#[derive(Debug, Clone)]
+pub struct ConnectionOpened {
+    /// Its tunnel.
+    pub tunnel: TunnelId,
+    /// Its id, made by the edge.
+    pub connection: ConnectionId,
+    /// The connector process.
+    pub connector: ConnectorId,
+    /// The connector's number for it, 0 to 3.
+    pub index: u8,
+    /// What the connector calls its version.
+    pub version: String,
+    /// What the connector calls its platform, such as `linux_amd64`.
+    pub architecture: String,
+    /// The features that it announced.
+    pub features: Vec<String>,
+    /// Where the connection comes from.
+    pub origin: IpAddr,
+    /// The edge node that holds it.
+    pub node: String,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// A connection is out of the rotation.
+#[derive(Debug, Clone)]
+pub struct ConnectionClosed {
+    /// Its tunnel.
+    pub tunnel: TunnelId,
+    /// Which.
+    pub connection: ConnectionId,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// A device connected.
+#[derive(Debug, Clone)]
+pub struct RegistrationSeen {
+    /// Which registration.
+    pub registration: RegistrationId,
+    /// Where from.
+    pub source: IpAddr,
+    /// The version of its agent.
+    pub agent_version: String,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// Who, what, which rule, which route, how much, and why it ended (design, section 1, step 8).
+#[derive(Debug, Clone)]
+pub struct FlowRecord {
+    /// The flow.
+    pub flow: FlowId,
+    /// The account.
+    pub account: AccountId,
+    /// The registration.
+    pub registration: RegistrationId,
+    /// The device.
+    pub device: DeviceId,
+    /// The person or service token behind it.
+    pub user: String,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Where to.
+    pub destination: SocketAddr,
+    /// The number of the snapshot that decided.
+    pub snapshot: u64,
+    /// The rule that decided, if one did.
+    pub rule: Option<RuleId>,
+    /// The route, if there was one.
+    pub route: Option<RouteId>,
+    /// The tunnel, if there was one.
+    pub tunnel: Option<TunnelId>,
+    /// The connection that carried it.
+    pub connection: Option<ConnectionId>,
+    /// Bytes from the device to the destination.
+    pub bytes_up: u64,
+    /// Bytes from the destination to the device.
+    pub bytes_down: u64,
+    /// When it began.
+    pub began: SystemTime,
+    /// How long it lasted.
+    pub lasted: Duration,
+    /// Why it ended.
+    pub end: FlowEnd,
+}
+
+/// Why a flow ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowEnd {
+    /// Both directions ended with all their bytes.
+    Finished,
+    /// The device's side was reset.
+    ResetByDevice,
+    /// The destination's side, or its connector, was reset.
+    ResetByDestination,
+    /// The registration was revoked while it was open.
+    Revoked,
+    /// The edge is stopping.
+    EdgeStopping,
+    /// It never began.
+    Refused(Refusal),
+}
+
+impl FlowEnd {
+    /// The name in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::ResetByDevice => "reset-by-device",
+            Self::ResetByDestination => "reset-by-destination",
+            Self::Revoked => "registration-revoked",
+            Self::EdgeStopping => "edge-stopping",
+            Self::Refused(refusal) => refusal.as_str(),
+        }
+    }
+}

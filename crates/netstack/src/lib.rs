@@ -1,0 +1,1 @@
+//! Packets to flows: user-space TCP over any packet source.
