@@ -1,0 +1,232 @@
+//! TLS by rustls: one provider, and the four kinds of configuration that adit needs.
+//!
+//! Edges show ordinary certificates. Devices show raw public keys (RFC 7250): the edge pins the key itself, so that no
+//! certificate has to be made, parsed or renewed.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use rustls::client::AlwaysResolvesClientRawPublicKeys;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    ServerConfig, SignatureScheme,
+};
+
+/// The cryptography of every connection: AES-128-GCM first, since it is the fastest where the processor has AES, and
+/// X25519MLKEM768 before P-256, which is what connectors offer (tunnel protocol, 1.3).
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        ],
+        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::SECP256R1, kx_group::X25519, kx_group::SECP384R1],
+        ..aws_lc_rs::default_provider()
+    })
+}
+
+/// A TLS configuration could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file of certificates or keys is not what it should be.
+    #[error("expected PEM with {expected}")]
+    Pem {
+        /// What was looked for.
+        expected: &'static str,
+        /// What was wrong.
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    /// There is no certificate to trust.
+    #[error("no certificate to trust: expected at least one CERTIFICATE block")]
+    NoRoots,
+    /// rustls refuses it.
+    #[error("the certificate or key cannot be used")]
+    Refused(#[source] Error),
+    /// The system's certificates cannot be read.
+    #[error("the system's certificates cannot be read")]
+    System(#[source] io::Error),
+}
+
+/// A certificate chain and its key.
+pub struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// The identity of this chain, leaf first, and this key.
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Self {
+        Self { chain, key }
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("certificates", &self.chain.len()).finish_non_exhaustive()
+    }
+}
+
+/// The certificates in a PEM text, as roots to trust and nothing else.
+///
+/// # Errors
+/// No certificate, or one that is malformed.
+pub fn roots_from_pem(pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate =
+            certificate.map_err(|source| TlsError::Pem { expected: "CERTIFICATE blocks", source })?;
+        roots.add(certificate).map_err(TlsError::Refused)?;
+    }
+    if roots.is_empty() { Err(TlsError::NoRoots) } else { Ok(roots) }
+}
+
+/// The roots that the operating system trusts (also `SSL_CERT_FILE`).
+///
+/// # Errors
+/// There are none.
+pub fn system_roots() -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() { Err(TlsError::NoRoots) } else { Ok(roots) }
+}
+
+/// A server that asks its clients for nothing. `protocols` empty: ALPN is not looked at (tunnel protocol, 1.3).
+///
+/// # Errors
+/// The identity cannot be used.
+pub fn server_config(identity: &Identity, protocols: &[&[u8]]) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Refused)?
+        .with_no_client_auth()
+        .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+        .map_err(TlsError::Refused)?;
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(config)
+}
+
+/// A server for devices: TLS 1.3, and every client proves a raw public key, whichever it is.
+///
+/// # Errors
+/// The identity cannot be used.
+pub fn device_server_config(identity: &Identity, protocol: &[u8]) -> Result<ServerConfig, TlsError> {
+    let provider = provider();
+    let verifier = AnyRawPublicKey { algorithms: provider.signature_verification_algorithms };
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError::Refused)?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+        .map_err(TlsError::Refused)?;
+    config.alpn_protocols = vec![protocol.to_vec()];
+    // A resumed session would not prove the key again.
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+/// A client that shows nothing of itself.
+///
+/// # Errors
+/// The provider cannot be used.
+pub fn client_config(roots: RootCertStore, protocols: &[&[u8]]) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Refused)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(config)
+}
+
+/// A device: it proves the key in `pkcs8`, as a raw public key.
+///
+/// # Errors
+/// The key cannot be used.
+pub fn device_client_config(
+    roots: RootCertStore,
+    pkcs8: &PrivateKeyDer<'_>,
+    protocol: &[u8],
+) -> Result<ClientConfig, TlsError> {
+    let provider = provider();
+    let key = provider.key_provider.load_private_key(pkcs8.clone_key()).map_err(TlsError::Refused)?;
+    let public_key = key
+        .public_key()
+        .ok_or(TlsError::Refused(Error::General("the key does not know its public key".into())))?
+        .into_owned();
+    let certified = CertifiedKey::new(vec![CertificateDer::from(public_key.to_vec())], key);
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError::Refused)?
+        .with_root_certificates(roots)
+        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(Arc::new(certified))));
+    config.alpn_protocols = vec![protocol.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
+/// The SubjectPublicKeyInfo in DER that a device proved in this connection.
+pub fn presented_public_key(connection: &rustls::ServerConnection) -> Option<&[u8]> {
+    connection.peer_certificates().and_then(|chain| chain.first()).map(|key| &**key)
+}
+
+/// Accepts any raw public key whose holder signs the handshake. Whose it is, the caller looks up.
+#[derive(Debug)]
+struct AnyRawPublicKey {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ClientCertVerifier for AnyRawPublicKey {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _public_key: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::InvalidCertificate(CertificateError::BadEncoding))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        public_key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let public_key = SubjectPublicKeyInfoDer::from(public_key.as_ref());
+        verify_tls13_signature_with_raw_key(message, &public_key, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
