@@ -1,1 +1,13 @@
 //! Routes and rules compiled into an immutable snapshot, and the decision on one flow.
+//!
+//! [`State`] takes changes and keeps the objects; [`State::snapshot`] compiles them into a [`Snapshot`], which never
+//! changes and knows all that a decision needs. [`Snapshot::decide`] is total, allocates nothing, and its answer carries
+//! the reason, so that records, `adit explain` and tests go one code path. No sockets, no clock, no database.
+
+mod decide;
+mod snapshot;
+mod state;
+
+pub use decide::{Decision, Permit};
+pub use snapshot::{Snapshot, TunnelRefusal};
+pub use state::State;

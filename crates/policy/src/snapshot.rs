@@ -1,0 +1,139 @@
+//! All that a decision needs, compiled, immutable and numbered.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use adit_model::{
+    AccountId, Cidr, DeviceKey, Registration, RegistrationId, Route, SecretHash, Tunnel, TunnelId,
+    VirtualNetworkId,
+};
+use ipnet::{Ipv4Net, Ipv6Net};
+use prefix_trie::PrefixMap;
+
+/// Compiled policy and routes. See the crate's documentation.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub(crate) number: u64,
+    pub(crate) tunnels: HashMap<TunnelId, Arc<Tunnel>>,
+    pub(crate) registrations: HashMap<RegistrationId, Arc<Registration>>,
+    pub(crate) keys: HashMap<DeviceKey, RegistrationId>,
+    pub(crate) routes: HashMap<VirtualNetworkId, Arc<Routes>>,
+    pub(crate) default_networks: HashMap<AccountId, VirtualNetworkId>,
+}
+
+/// The routes of one virtual network, by prefix.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Routes {
+    v4: PrefixMap<Ipv4Net, Route>,
+    v6: PrefixMap<Ipv6Net, Route>,
+}
+
+/// Why a connector is not let in. Its text is the cause that the connector is told (tunnel protocol, 2.7): the word
+/// `Unauthorized` makes it try again instead of giving up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TunnelRefusal {
+    /// No such tunnel, or not of the account that the connector named.
+    #[error("Unauthorized: Tunnel not found")]
+    NotFound,
+    /// The secret is another.
+    #[error("Unauthorized: Invalid tunnel secret")]
+    WrongSecret,
+}
+
+impl Snapshot {
+    /// The number of the last batch of changes in it.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The registration, revoked or not.
+    pub fn registration(&self, id: RegistrationId) -> Option<&Arc<Registration>> {
+        self.registrations.get(&id)
+    }
+
+    /// The registration that a device with this key has.
+    pub fn registration_of(&self, key: DeviceKey) -> Option<&Arc<Registration>> {
+        self.keys.get(&key).and_then(|id| self.registrations.get(id))
+    }
+
+    /// The virtual network that an account's devices use unless they choose another.
+    pub fn default_network(&self, account: AccountId) -> Option<VirtualNetworkId> {
+        self.default_networks.get(&account).copied()
+    }
+
+    /// The networks that routes of this virtual network hold, sorted, each once.
+    pub fn networks(&self, virtual_network: VirtualNetworkId) -> Vec<Cidr> {
+        let Some(routes) = self.routes.get(&virtual_network) else { return Vec::new() };
+        let mut networks: Vec<Cidr> =
+            routes.v4.values().chain(routes.v6.values()).map(|route| route.network).collect();
+        networks.sort_unstable();
+        networks
+    }
+
+    /// The route with the longest prefix that holds `address`.
+    pub fn route(&self, virtual_network: VirtualNetworkId, address: IpAddr) -> Option<&Route> {
+        let routes = self.routes.get(&virtual_network)?;
+        match address {
+            IpAddr::V4(v4) => routes.v4.get_lpm(&Ipv4Net::from(v4)).map(|(_, route)| route),
+            IpAddr::V6(v6) => routes.v6.get_lpm(&Ipv6Net::from(v6)).map(|(_, route)| route),
+        }
+    }
+
+    /// Lets a connector in, or says why not (tunnel protocol, section 10, point 9).
+    ///
+    /// # Errors
+    /// Account, tunnel and secret do not belong together.
+    pub fn admit_connector(
+        &self,
+        account: &str,
+        tunnel: TunnelId,
+        secret: &[u8],
+    ) -> Result<&Arc<Tunnel>, TunnelRefusal> {
+        let known = self.tunnels.get(&tunnel).filter(|known| account == known.account.to_string());
+        // A tunnel that does not exist costs as much time as one that does.
+        let matches = known.map_or(NO_SECRET, |known| known.secret).matches(secret);
+        match known {
+            None => Err(TunnelRefusal::NotFound),
+            Some(_) if !matches => Err(TunnelRefusal::WrongSecret),
+            Some(known) => Ok(known),
+        }
+    }
+
+    /// The tunnel.
+    pub fn tunnel(&self, id: TunnelId) -> Option<&Arc<Tunnel>> {
+        self.tunnels.get(&id)
+    }
+
+    pub(crate) fn serves(&self, tunnel: TunnelId, account: AccountId) -> bool {
+        self.tunnels.get(&tunnel).is_some_and(|tunnel| tunnel.account == account)
+    }
+}
+
+impl Routes {
+    pub(crate) fn insert(&mut self, route: &Route) {
+        match route.network.net() {
+            ipnet::IpNet::V4(network) => drop(self.v4.insert(network, route.clone())),
+            ipnet::IpNet::V6(network) => drop(self.v6.insert(network, route.clone())),
+        }
+    }
+
+    pub(crate) fn remove(&mut self, route: &Route) {
+        // The network may already be another route's, put before this one was removed.
+        match route.network.net() {
+            ipnet::IpNet::V4(network) => {
+                if self.v4.get(&network).is_some_and(|held| held.id == route.id) {
+                    self.v4.remove(&network);
+                }
+            }
+            ipnet::IpNet::V6(network) => {
+                if self.v6.get(&network).is_some_and(|held| held.id == route.id) {
+                    self.v6.remove(&network);
+                }
+            }
+        }
+    }
+}
+
+/// The hash that no secret has: compared with when there is no tunnel to compare with.
+const NO_SECRET: SecretHash = SecretHash::from_bytes([0; 32]);

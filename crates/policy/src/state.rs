@@ -1,0 +1,112 @@
+//! The objects that changes make, and the snapshot of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use adit_model::{
+    Change, ChangeBatch, Registration, RegistrationId, Route, RouteId, VirtualNetwork, VirtualNetworkId,
+};
+
+use crate::snapshot::Snapshot;
+
+/// The state that changes have made so far.
+///
+/// It is kept compiled: a batch touches what it changes and no more, and [`snapshot`](Self::snapshot) copies pointers,
+/// not routes, of every virtual network that did not change.
+#[derive(Debug)]
+pub struct State {
+    compiled: Snapshot,
+    routes: HashMap<RouteId, Route>,
+    virtual_networks: HashMap<VirtualNetworkId, VirtualNetwork>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            compiled: Snapshot {
+                number: 0,
+                tunnels: HashMap::new(),
+                registrations: HashMap::new(),
+                keys: HashMap::new(),
+                routes: HashMap::new(),
+                default_networks: HashMap::new(),
+            },
+            routes: HashMap::new(),
+            virtual_networks: HashMap::new(),
+        }
+    }
+}
+
+impl State {
+    /// Applies a batch. One that is not newer than what was applied is passed over: changes are absolute.
+    pub fn apply(&mut self, batch: ChangeBatch) {
+        if batch.number <= self.compiled.number && self.compiled.number != 0 {
+            return;
+        }
+        self.compiled.number = batch.number;
+        for change in batch.changes {
+            self.apply_one(change);
+        }
+    }
+
+    /// The state as it is now, to decide by.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::new(self.compiled.clone())
+    }
+
+    fn apply_one(&mut self, change: Change) {
+        match change {
+            Change::TunnelPut(tunnel) => drop(self.compiled.tunnels.insert(tunnel.id, Arc::new(tunnel))),
+            Change::TunnelRemoved { id } => drop(self.compiled.tunnels.remove(&id)),
+            Change::RoutePut(route) => self.put_route(route),
+            Change::RouteRemoved { id } => self.remove_route(id),
+            Change::VirtualNetworkPut(network) => self.put_virtual_network(network),
+            Change::VirtualNetworkRemoved { id } => self.remove_virtual_network(id),
+            Change::RegistrationPut(registration) => self.put_registration(registration),
+            Change::RegistrationRemoved { id } => self.remove_registration(id),
+        }
+    }
+
+    fn put_route(&mut self, route: Route) {
+        self.remove_route(route.id);
+        Arc::make_mut(self.compiled.routes.entry(route.virtual_network).or_default()).insert(&route);
+        self.routes.insert(route.id, route);
+    }
+
+    fn remove_route(&mut self, id: RouteId) {
+        let Some(route) = self.routes.remove(&id) else { return };
+        if let Some(routes) = self.compiled.routes.get_mut(&route.virtual_network) {
+            Arc::make_mut(routes).remove(&route);
+        }
+    }
+
+    fn put_virtual_network(&mut self, network: VirtualNetwork) {
+        if network.is_default {
+            self.compiled.default_networks.insert(network.account, network.id);
+        } else {
+            self.compiled.default_networks.retain(|_, default| *default != network.id);
+        }
+        self.virtual_networks.insert(network.id, network);
+    }
+
+    fn remove_virtual_network(&mut self, id: VirtualNetworkId) {
+        self.virtual_networks.remove(&id);
+        self.compiled.routes.remove(&id);
+        self.compiled.default_networks.retain(|_, default| *default != id);
+        self.routes.retain(|_, route| route.virtual_network != id);
+    }
+
+    fn put_registration(&mut self, registration: Registration) {
+        self.remove_registration(registration.id);
+        self.compiled.keys.insert(registration.key, registration.id);
+        self.compiled.registrations.insert(registration.id, Arc::new(registration));
+    }
+
+    fn remove_registration(&mut self, id: RegistrationId) {
+        if let Some(registration) = self.compiled.registrations.remove(&id)
+            && self.compiled.keys.get(&registration.key) == Some(&id)
+        {
+            self.compiled.keys.remove(&registration.key);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Decisions, through the public interface only: changes go in, a decision comes out.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+use std::net::{IpAddr, SocketAddr};
+
+use adit_model::{
+    AccountId, Change, ChangeBatch, Cidr, DeviceId, DeviceKey, FlowFacts, Protocol, Refusal, Registration,
+    RegistrationId, Route, RouteId, SecretHash, Tunnel, TunnelId, VirtualNetwork, VirtualNetworkId,
+};
+use adit_policy::{Decision, State, TunnelRefusal};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+const ACCOUNT: AccountId = AccountId::from_bytes([1; 16]);
+const OTHER_ACCOUNT: AccountId = AccountId::from_bytes([2; 16]);
+const NETWORK: VirtualNetworkId = VirtualNetworkId::from_uuid(Uuid::from_u128(10));
+const DEVICE: RegistrationId = RegistrationId::from_uuid(Uuid::from_u128(20));
+
+fn tunnel(number: u128, account: AccountId) -> Change {
+    Change::TunnelPut(Tunnel {
+        id: TunnelId::from_uuid(Uuid::from_u128(number)),
+        account,
+        name: format!("tunnel {number}"),
+        secret: SecretHash::of(b"secret"),
+        remotely_managed: false,
+    })
+}
+
+fn route(number: u128, network: &str, tunnel: u128) -> Change {
+    Change::RoutePut(Route {
+        id: RouteId::from_uuid(Uuid::from_u128(number)),
+        account: ACCOUNT,
+        virtual_network: NETWORK,
+        network: network.parse().unwrap(),
+        tunnel: TunnelId::from_uuid(Uuid::from_u128(tunnel)),
+    })
+}
+
+fn registration(revoked: bool) -> Change {
+    Change::RegistrationPut(Registration {
+        id: DEVICE,
+        account: ACCOUNT,
+        device: DeviceId::from_uuid(Uuid::from_u128(21)),
+        device_name: "laptop".into(),
+        key: DeviceKey::of_public_key(b"key"),
+        user: "non_identity@example".into(),
+        service_token: None,
+        revoked,
+    })
+}
+
+fn state(changes: Vec<Change>) -> State {
+    let mut state = State::default();
+    let network = VirtualNetwork { id: NETWORK, account: ACCOUNT, is_default: true };
+    let first =
+        vec![Change::VirtualNetworkPut(network), tunnel(1, ACCOUNT), tunnel(2, ACCOUNT), registration(false)];
+    state.apply(ChangeBatch { number: 1, changes: first });
+    state.apply(ChangeBatch { number: 2, changes });
+    state
+}
+
+fn decide(state: &State, destination: &str) -> Result<u128, Refusal> {
+    let facts = FlowFacts {
+        account: ACCOUNT,
+        registration: DEVICE,
+        device: DeviceId::from_uuid(Uuid::from_u128(21)),
+        virtual_network: NETWORK,
+        protocol: Protocol::Tcp,
+        destination: destination.parse().unwrap(),
+    };
+    match state.snapshot().decide(&facts) {
+        Decision::Permitted(permit) => Ok(permit.tunnel.uuid().as_u128()),
+        Decision::Refused { refusal, .. } => Err(refusal),
+    }
+}
+
+#[test]
+fn the_longest_prefix_decides_in_both_families() {
+    let state = state(vec![
+        route(1, "198.51.100.0/24", 1),
+        route(2, "198.51.100.101", 2),
+        route(3, "2001:db8::/32", 1),
+        route(4, "2001:db8::101", 2),
+    ]);
+    assert_eq!(decide(&state, "198.51.100.7:443"), Ok(1));
+    assert_eq!(decide(&state, "198.51.100.101:6443"), Ok(2));
+    assert_eq!(decide(&state, "[2001:db8::7]:443"), Ok(1));
+    assert_eq!(decide(&state, "[2001:db8::101]:6443"), Ok(2));
+    assert_eq!(decide(&state, "[::ffff:198.51.100.101]:6443"), Ok(2));
+    assert_eq!(decide(&state, "203.0.113.1:443"), Err(Refusal::Unroutable));
+}
+
+#[test]
+fn special_addresses_are_never_dialled_whatever_a_route_says() {
+    let state = state(vec![route(1, "0.0.0.0/0", 1), route(2, "::/0", 1)]);
+    assert_eq!(decide(&state, "198.51.100.7:443"), Ok(1));
+    for destination in
+        ["127.0.0.1:80", "169.254.169.254:80", "[::1]:80", "[::ffff:127.0.0.1]:80", "[fe80::1]:80"]
+    {
+        assert_eq!(decide(&state, destination), Err(Refusal::NeverDialled), "{destination}");
+    }
+}
+
+#[test]
+fn a_revoked_or_removed_registration_opens_nothing() {
+    let mut state = state(vec![route(1, "198.51.100.0/24", 1)]);
+    state.apply(ChangeBatch { number: 3, changes: vec![registration(true)] });
+    assert_eq!(decide(&state, "198.51.100.7:443"), Err(Refusal::Revoked));
+    state.apply(ChangeBatch { number: 4, changes: vec![registration(false)] });
+    assert_eq!(decide(&state, "198.51.100.7:443"), Ok(1));
+    state.apply(ChangeBatch { number: 5, changes: vec![Change::RegistrationRemoved { id: DEVICE }] });
+    assert_eq!(decide(&state, "198.51.100.7:443"), Err(Refusal::Revoked));
+}
+
+#[test]
+fn a_tunnel_of_another_account_serves_nothing() {
+    let state = state(vec![tunnel(3, OTHER_ACCOUNT), route(1, "198.51.100.0/24", 3)]);
+    assert_eq!(decide(&state, "198.51.100.7:443"), Err(Refusal::Unroutable));
+}
+
+#[test]
+fn a_route_that_moves_or_goes_takes_its_network_along() {
+    let mut state = state(vec![route(1, "198.51.100.0/24", 1)]);
+    state.apply(ChangeBatch { number: 3, changes: vec![route(1, "203.0.113.0/24", 2)] });
+    assert_eq!(decide(&state, "198.51.100.7:443"), Err(Refusal::Unroutable));
+    assert_eq!(decide(&state, "203.0.113.7:443"), Ok(2));
+    let snapshot = state.snapshot();
+    let gone = Change::RouteRemoved { id: RouteId::from_uuid(Uuid::from_u128(1)) };
+    state.apply(ChangeBatch { number: 4, changes: vec![gone] });
+    assert_eq!(decide(&state, "203.0.113.7:443"), Err(Refusal::Unroutable));
+    assert_eq!(snapshot.networks(NETWORK), ["203.0.113.0/24".parse().unwrap()], "a snapshot does not change");
+}
+
+#[test]
+fn a_connector_is_let_in_with_account_tunnel_and_secret_that_belong_together() {
+    let snapshot = state(vec![]).snapshot();
+    let admit = |account: &str, tunnel: u128, secret: &[u8]| {
+        let id = TunnelId::from_uuid(Uuid::from_u128(tunnel));
+        snapshot.admit_connector(account, id, secret).map(|_| ())
+    };
+    let account = ACCOUNT.to_string();
+    assert_eq!(admit(&account, 1, b"secret"), Ok(()));
+    assert_eq!(admit(&account, 1, b"guess"), Err(TunnelRefusal::WrongSecret));
+    assert_eq!(admit(&account, 9, b"secret"), Err(TunnelRefusal::NotFound));
+    assert_eq!(admit(&OTHER_ACCOUNT.to_string(), 1, b"secret"), Err(TunnelRefusal::NotFound));
+}
+
+#[test]
+fn an_old_batch_changes_nothing() {
+    let mut state = state(vec![route(1, "198.51.100.0/24", 1)]);
+    state.apply(ChangeBatch { number: 2, changes: vec![registration(true)] });
+    assert_eq!(decide(&state, "198.51.100.7:443"), Ok(1));
+}
+
+proptest! {
+    #[test]
+    fn the_route_is_the_longest_of_those_that_hold_the_address(
+        networks in proptest::collection::vec((any::<[u8; 2]>(), 8u8..=32), 0..40),
+        address: [u8; 2],
+    ) {
+        let address = IpAddr::from([10, 0, address[0], address[1]]);
+        let networks: Vec<Cidr> = networks
+            .into_iter()
+            .map(|([high, low], length)| ipnet::IpNet::new([10, 0, high, low].into(), length).unwrap().trunc())
+            .map(|network| Cidr::new(network).unwrap())
+            .collect();
+        let routes = networks.iter().enumerate().map(|(index, network)| route(index as u128, &network.to_string(), 1));
+        let snapshot = state(routes.collect()).snapshot();
+        let expected = networks.iter().filter(|network| network.contains(address)).map(|network| network.net().prefix_len()).max();
+        let found = snapshot.route(NETWORK, address).map(|route| route.network.net().prefix_len());
+        prop_assert_eq!(found, expected);
+        prop_assert!(SocketAddr::new(address, 1).is_ipv4());
+    }
+}
