@@ -19,4 +19,4 @@ pub use id::{
     ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
 };
 pub use record::{ConnectionClosed, ConnectionOpened, FlowEnd, FlowRecord, Record, RegistrationSeen};
-pub use secret::{DeviceKey, SecretHash};
+pub use secret::{DeviceKey, PresentedKey, SecretHash};

@@ -84,6 +84,22 @@ impl fmt::Debug for DeviceKey {
     }
 }
 
+/// The key that a client proved to hold in a TLS handshake, as the listener hands it on with each request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PresentedKey {
+    /// The key by its hash.
+    pub key: DeviceKey,
+    /// The SubjectPublicKeyInfo itself, in DER.
+    pub public_key_der: Vec<u8>,
+}
+
+impl PresentedKey {
+    /// The key with this SubjectPublicKeyInfo.
+    pub fn new(public_key_der: Vec<u8>) -> Self {
+        Self { key: DeviceKey::of_public_key(&public_key_der), public_key_der }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,1 +1,106 @@
 //! The only crate that speaks SQL: schema, transactions, change log, sealed secrets.
+//!
+//! A [`Store`] is a directory with `adit.db` (SQLite) and `seal.key`, held by one process at a time. What always holds:
+//!
+//! - A mutation is one transaction: the objects, the audit record and the entry of the change log stand or fall
+//!   together, and every entry has the next number.
+//! - [`Store::state`] is what replaying the change log gives: an edge that follows from its number misses nothing.
+//! - Uniqueness is checked inside the transaction, and writers take turns, so that of two equal requests one wins.
+//! - Values that are only compared are stored hashed; values that must be used again are sealed with `seal.key`.
+//!
+//! Functions are named object first (`route_list`), so that what concerns one object sorts together. The store checks
+//! what needs the database (uniqueness, references); the form of names and texts is the caller's to check.
+
+mod audit;
+mod device;
+mod feed;
+mod open;
+mod page;
+mod route;
+mod row;
+mod seal;
+mod secret;
+mod service_token;
+mod state;
+mod tenant;
+mod token;
+mod tunnel;
+mod virtual_network;
+mod write;
+
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sqlx::SqlitePool;
+use tokio::sync::watch;
+
+pub use audit::AuditRow;
+pub use device::{
+    DeviceRow, EnrollError, NewRegistration, RegistrationFilter, RegistrationRow, RegistrationStatus,
+};
+pub use feed::Feed;
+pub use open::OpenError;
+pub use page::{Page, Window};
+pub use route::{NewRoute, RouteEdit, RouteFilter, RouteRow, RouteWriteError};
+pub use row::Fault;
+pub use service_token::{NewServiceToken, ServiceTokenEdit, ServiceTokenRow};
+pub use tenant::{AccountRow, Bootstrap};
+pub use token::{NewToken, TokenEdit, TokenRow};
+pub use tunnel::{
+    Cascade, ConfigSource, NewTunnel, TunnelDeleteError, TunnelEdit, TunnelFilter, TunnelRow,
+    TunnelWriteError,
+};
+pub use virtual_network::{
+    NewVirtualNetwork, VirtualNetworkDeleteError, VirtualNetworkEdit, VirtualNetworkFilter,
+    VirtualNetworkRow, VirtualNetworkWriteError,
+};
+pub use write::{Actor, FindError, Written};
+
+/// Whether deleted objects are wanted in a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Deleted {
+    /// Live and deleted ones (contract D, 6.2: the parameter is absent).
+    #[default]
+    Both,
+    /// Deleted ones only.
+    Only,
+    /// Live ones only.
+    Without,
+}
+
+/// The database of one installation. Clones share it.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    dir: PathBuf,
+    /// One connection: writers take turns before they begin, not by failing.
+    writer: SqlitePool,
+    readers: SqlitePool,
+    seal: seal::SealKey,
+    /// The number of the last committed entry of the change log.
+    number: watch::Sender<u64>,
+    /// Locked for as long as the store is open.
+    _lock: File,
+}
+
+impl Store {
+    /// The directory in which it lies.
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
+    /// Ends all connections; the database's log is written back. Later calls fail.
+    pub async fn close(&self) {
+        self.0.readers.close().await;
+        self.0.writer.close().await;
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("dir", &self.0.dir).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,104 @@
+//! The change log, and those who follow it.
+//!
+//! A follower reads the log by number, so that it gets every batch once and in order however slow it is; a notice only
+//! tells it when to look. A notice that is missed is made up by looking now and then.
+
+use std::time::Duration;
+
+use adit_model::{Change, ChangeBatch};
+use sqlx::{Row, SqliteConnection};
+use tokio::sync::watch;
+
+use crate::Store;
+use crate::row::Fault;
+
+/// How often a follower looks without a notice.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How many batches are read at a time.
+const BATCHES_AT_ONCE: i64 = 256;
+
+/// Follows the change log from a number on.
+#[derive(Debug)]
+pub struct Feed {
+    store: Store,
+    notice: watch::Receiver<u64>,
+    read: std::collections::VecDeque<ChangeBatch>,
+    number: u64,
+}
+
+impl Feed {
+    /// The next batch, as soon as it is committed. May be cancelled: the batch comes with the next call.
+    ///
+    /// # Errors
+    /// The database could not be read; a later call tries again.
+    pub async fn next(&mut self) -> Result<ChangeBatch, Fault> {
+        loop {
+            if let Some(batch) = self.read.pop_front() {
+                self.number = batch.number;
+                return Ok(batch);
+            }
+            self.notice.mark_unchanged();
+            self.read = self.store.changes_after(self.number, BATCHES_AT_ONCE).await?.into();
+            if self.read.is_empty() {
+                // The sender lives in the store that `self` holds, and a timeout means: look again.
+                let _look = tokio::time::timeout(LOOK_INTERVAL, self.notice.changed()).await;
+            }
+        }
+    }
+
+    /// The number of the last batch that was returned.
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Store {
+    /// Follows the change log behind this number.
+    pub fn follow(&self, number: u64) -> Feed {
+        let notice = self.0.number.subscribe();
+        Feed { store: self.clone(), notice, read: std::collections::VecDeque::new(), number }
+    }
+
+    /// Every batch behind this number, in order.
+    pub async fn changes_since(&self, number: u64) -> Result<Vec<ChangeBatch>, Fault> {
+        self.changes_after(number, i64::MAX).await
+    }
+
+    async fn changes_after(&self, number: u64, limit: i64) -> Result<Vec<ChangeBatch>, Fault> {
+        let rows =
+            sqlx::query("SELECT number, changes FROM changes WHERE number > $1 ORDER BY number LIMIT $2")
+                .bind(i64::try_from(number).unwrap_or(i64::MAX))
+                .bind(limit)
+                .fetch_all(&self.0.readers)
+                .await?;
+        rows.iter()
+            .map(|row| {
+                let damaged = |column| Fault::Damaged { table: "changes", column };
+                let number =
+                    u64::try_from(row.try_get::<i64, _>("number")?).map_err(|_| damaged("number"))?;
+                let changes: String = row.try_get("changes")?;
+                let changes = serde_json::from_str(&changes).map_err(|_| damaged("changes"))?;
+                Ok(ChangeBatch { number, changes })
+            })
+            .collect()
+    }
+}
+
+/// Appends an entry with the next number.
+pub(crate) async fn change_append(
+    sql: &mut SqliteConnection,
+    at: i64,
+    changes: Vec<Change>,
+) -> Result<ChangeBatch, Fault> {
+    let text = serde_json::to_string(&changes).map_err(|error| Fault::Database(error.into()))?;
+    let number: i64 = sqlx::query_scalar(
+        "INSERT INTO changes (number, at, changes) SELECT coalesce(max(number), 0) + 1, $1, $2 FROM changes \
+         RETURNING number",
+    )
+    .bind(at)
+    .bind(text)
+    .fetch_one(sql)
+    .await?;
+    let number = u64::try_from(number).map_err(|_| Fault::Damaged { table: "changes", column: "number" })?;
+    Ok(ChangeBatch { number, changes })
+}

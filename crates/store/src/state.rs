@@ -1,0 +1,33 @@
+//! The whole state that edges decide by, for one that begins.
+
+use adit_model::{Change, ChangeBatch};
+
+use crate::Store;
+use crate::device::registration_changes;
+use crate::route::route_changes;
+use crate::row::Fault;
+use crate::tunnel::tunnel_row;
+use crate::virtual_network::virtual_network_row;
+
+impl Store {
+    /// The state as changes to an empty one, with the number up to which it is: what [`Store::changes_since`] that
+    /// number gives comes after. What an object refers to stands before it.
+    pub async fn state(&self) -> Result<ChangeBatch, Fault> {
+        let mut reader = self.0.readers.begin().await?;
+        let number: i64 = sqlx::query_scalar("SELECT coalesce(max(number), 0) FROM changes")
+            .fetch_one(&mut *reader)
+            .await?;
+        let mut changes = Vec::new();
+        let live = "SELECT * FROM virtual_networks WHERE deleted_at IS NULL ORDER BY created_at, id";
+        for row in &sqlx::query(live).fetch_all(&mut *reader).await? {
+            changes.push(Change::VirtualNetworkPut(virtual_network_row(row)?.change()));
+        }
+        let live = "SELECT * FROM tunnels WHERE deleted_at IS NULL ORDER BY created_at, id";
+        for row in &sqlx::query(live).fetch_all(&mut *reader).await? {
+            changes.push(Change::TunnelPut(tunnel_row(row)?.change()));
+        }
+        changes.extend(route_changes(&mut reader).await?);
+        changes.extend(registration_changes(&mut reader).await?);
+        Ok(ChangeBatch { number: u64::try_from(number).unwrap_or(0), changes })
+    }
+}

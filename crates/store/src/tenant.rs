@@ -1,0 +1,109 @@
+//! Accounts, and what the first start of an installation makes.
+
+use adit_model::{AccountId, Change, SecretHash, VirtualNetwork, VirtualNetworkId};
+use sqlx::sqlite::SqliteRow;
+use time::OffsetDateTime;
+
+use crate::row::{Columns, Fault, to_hex};
+use crate::write::{Actor, Deed, new_uuid};
+use crate::{Store, Written};
+
+/// The name of the virtual network that every account begins with (contract D, 6.5).
+const FIRST_NETWORK: &str = "default";
+/// The name of the first API token.
+const FIRST_TOKEN: &str = "admin";
+
+/// An account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountRow {
+    /// Its tag.
+    pub id: AccountId,
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+}
+
+/// What the first account of an installation begins with.
+#[derive(Debug, Clone)]
+pub struct Bootstrap {
+    /// The account's tag.
+    pub account: AccountId,
+    /// The account's name.
+    pub name: String,
+    /// The hash of the first API token.
+    pub token_hash: SecretHash,
+    /// The policies of the first API token, as the API would show them.
+    pub token_policies: serde_json::Value,
+}
+
+impl Store {
+    /// The accounts, oldest first.
+    pub async fn account_list(&self) -> Result<Vec<AccountRow>, Fault> {
+        let rows =
+            sqlx::query("SELECT * FROM accounts ORDER BY created_at, id").fetch_all(&self.0.readers).await?;
+        rows.iter().map(account_row).collect()
+    }
+
+    /// Makes the first account with its virtual network and its first API token. In a store that has an account it
+    /// changes nothing and returns `None`, so that a revoked token does not come back.
+    pub async fn account_bootstrap(&self, first: &Bootstrap) -> Result<Option<Written<AccountRow>>, Fault> {
+        let mut write = self.write().await?;
+        let accounts: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM accounts").fetch_one(write.sql()).await?;
+        if accounts > 0 {
+            return Ok(None);
+        }
+        let at = write.at();
+        let account = first.account.to_string();
+        sqlx::query("INSERT INTO accounts (id, name, created_at) VALUES ($1, $2, $3)")
+            .bind(&account)
+            .bind(&first.name)
+            .bind(at)
+            .execute(write.sql())
+            .await?;
+        let network = VirtualNetworkId::from_uuid(new_uuid());
+        sqlx::query(
+            "INSERT INTO virtual_networks (id, account_id, name, comment, is_default, created_at) \
+             VALUES ($1, $2, $3, '', 1, $4)",
+        )
+        .bind(network.to_string())
+        .bind(&account)
+        .bind(FIRST_NETWORK)
+        .bind(at)
+        .execute(write.sql())
+        .await?;
+        sqlx::query(
+            "INSERT INTO api_tokens (id, account_id, name, hash, policies, disabled, created_at, updated_at) \
+             VALUES ($1, $2, $3, $4, $5, 0, $6, $6)",
+        )
+        .bind(new_uuid().to_string())
+        .bind(&account)
+        .bind(FIRST_TOKEN)
+        .bind(to_hex(first.token_hash.bytes()))
+        .bind(first.token_policies.to_string())
+        .bind(at)
+        .execute(write.sql())
+        .await?;
+        let network = VirtualNetwork { id: network, account: first.account, is_default: true };
+        write.change(Change::VirtualNetworkPut(network));
+        let value = AccountRow { id: first.account, name: first.name.clone(), created_at: write.time() };
+        let deed = Deed {
+            account: Some(first.account),
+            action: "account.create",
+            kind: "account",
+            id: &account,
+            detail: serde_json::json!({ "name": first.name }),
+        };
+        self.commit(write, &Actor::system(), deed, value).await.map(Some)
+    }
+}
+
+fn account_row(row: &SqliteRow) -> Result<AccountRow, Fault> {
+    let columns = Columns::new(row, "accounts");
+    Ok(AccountRow {
+        id: columns.parsed("id")?,
+        name: columns.text("name")?,
+        created_at: columns.time("created_at")?,
+    })
+}

@@ -1,0 +1,145 @@
+//! One mutation, one transaction: its objects, its audit record and its entry of the change log.
+
+use std::net::IpAddr;
+
+use adit_model::{AccountId, Change, ChangeBatch};
+use sqlx::{Sqlite, SqliteConnection, Transaction};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::audit::{Audit, audit_insert};
+use crate::row::{Fault, from_micros, to_micros};
+use crate::{Store, feed};
+
+/// On whose behalf a mutation is made, for the audit record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// Who: `api_token:<id>`, `service_token:<id>` or `system`.
+    pub who: String,
+    /// Where the request came from.
+    pub address: Option<IpAddr>,
+    /// The id of the request, as the client was told it.
+    pub request: String,
+}
+
+impl Actor {
+    /// The program itself.
+    pub fn system() -> Self {
+        Self { who: "system".into(), address: None, request: String::new() }
+    }
+}
+
+/// What a mutation made, and what the edges are told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written<T> {
+    /// The object as it now is.
+    pub value: T,
+    /// The entry of the change log.
+    pub batch: ChangeBatch,
+}
+
+/// An object was asked for by its id.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// This account has none with that id.
+    #[error("not found")]
+    NotFound,
+    /// The store failed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+impl From<sqlx::Error> for FindError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Fault(error.into())
+    }
+}
+
+/// What a mutation did to which object, for the audit record.
+pub(crate) struct Deed<'a> {
+    pub(crate) account: Option<AccountId>,
+    pub(crate) action: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) id: &'a str,
+    /// What was set, without secrets.
+    pub(crate) detail: serde_json::Value,
+}
+
+/// A mutation under way. Dropped without [`Write::commit`], it has not happened.
+pub(crate) struct Write {
+    transaction: Transaction<'static, Sqlite>,
+    at: i64,
+    changes: Vec<Change>,
+}
+
+impl Store {
+    /// Begins a mutation, when those before it have ended.
+    pub(crate) async fn write(&self) -> Result<Write, Fault> {
+        let transaction = self.0.writer.begin_with("BEGIN IMMEDIATE").await?;
+        Ok(Write { transaction, at: now_micros(), changes: Vec::new() })
+    }
+
+    /// Ends a mutation: writes the audit record and the change log, commits, and wakes those who follow the log.
+    ///
+    /// A caller that is cancelled here may have committed: followers also look by themselves (see [`crate::Feed`]).
+    pub(crate) async fn commit<T>(
+        &self,
+        mut write: Write,
+        actor: &Actor,
+        deed: Deed<'_>,
+        value: T,
+    ) -> Result<Written<T>, Fault> {
+        let audit = Audit {
+            at: write.at,
+            account: deed.account,
+            actor,
+            action: deed.action,
+            kind: deed.kind,
+            id: deed.id,
+            success: true,
+            detail: deed.detail,
+        };
+        audit_insert(&mut write.transaction, &audit).await?;
+        let changes = std::mem::take(&mut write.changes);
+        let batch = feed::change_append(&mut write.transaction, write.at, changes).await?;
+        write.transaction.commit().await?;
+        self.0.number.send_if_modified(|number| {
+            let newer = batch.number > *number;
+            *number = batch.number.max(*number);
+            newer
+        });
+        Ok(Written { value, batch })
+    }
+}
+
+impl Write {
+    /// The connection, for statements.
+    pub(crate) fn sql(&mut self) -> &mut SqliteConnection {
+        &mut self.transaction
+    }
+
+    /// When the mutation happens, in microseconds since 1970.
+    pub(crate) const fn at(&self) -> i64 {
+        self.at
+    }
+
+    /// When the mutation happens.
+    pub(crate) fn time(&self) -> OffsetDateTime {
+        from_micros(self.at).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+
+    /// Tells the edges.
+    pub(crate) fn change(&mut self, change: Change) {
+        self.changes.push(change);
+    }
+}
+
+/// The clock, in microseconds since 1970.
+pub(crate) fn now_micros() -> i64 {
+    to_micros(OffsetDateTime::now_utc())
+}
+
+/// A new random id.
+pub(crate) fn new_uuid() -> Uuid {
+    Uuid::new_v4()
+}
