@@ -1,1 +1,19 @@
-//! Hosts as network namespaces: library, end-to-end tests, whole-path benchmarks, the demo.
+//! Hosts as network namespaces: what the end-to-end tests, the whole-path benchmarks and the demo stand on.
+//!
+//! A [`net::World`] is three hosts, `laptop`, `edge` and `cluster`, of which the first has no path to the last but
+//! through a program that runs on the one between. [`chain::Chain`] starts the real `adit` programs there and
+//! [`cluster::Cluster`] an API server behind them. Everything is gone when its value is dropped, and what a killed
+//! process left behind is swept when the next world is made.
+//!
+//! What this is not: a simulator. It needs root, Linux, `iproute2` and `/dev/net/tun`; `testbed/setup.sh` provides the
+//! rest.
+
+pub mod apiserver;
+pub mod capture;
+//CHAIN pub mod chain;
+//CL pub mod cluster;
+pub mod kubectl;
+pub mod net;
+pub mod pki;
+pub mod process;
+pub mod spdy;

@@ -1,0 +1,47 @@
+# The two commands of the README are `make demo` and `make test`. Each sets the machine up first (testbed/setup.sh says
+# what it installs) and needs root, for network namespaces and a TUN device.
+
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.PHONY: demo test test-long bench lint lint-deps build setup
+
+# The main kubectl of the tests; test-long adds the newest and an older one.
+KUBECTL_VERSIONS ?= 33
+KUBECTL_VERSIONS_LONG = 31 33 36
+
+# An engineer's plain kubectl reaches a private API server through agent, edge and connector, step by step.
+demo: setup build
+	target/debug/demo
+
+# Format, lints, every test. Under 20 minutes on 2 cores from a clean checkout.
+test: setup lint build
+	cargo test --workspace --doc --quiet
+	cargo nextest run --workspace
+
+# What does not fit: every kubectl version, licences and advisories of what we depend on.
+test-long:
+	KUBECTL_VERSIONS="$(KUBECTL_VERSIONS_LONG)" testbed/setup.sh
+	$(MAKE) lint lint-deps build
+	cargo nextest run --workspace --profile long
+
+# Throughput, latency, retransmits and memory, beside the bare path and other tunnels, in one run.
+bench: setup
+	cargo build --release --package adit --package adit-testbed --bins
+	target/release/bench
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+lint-deps:
+	cargo deny --version >/dev/null 2>&1 || { \
+		echo "make: cargo-deny is missing: building it with cargo install (a few minutes)"; \
+		cargo install cargo-deny --locked --quiet; }
+	cargo deny check
+
+# The programs under test: tests start them as processes.
+build:
+	cargo build --workspace --bins --quiet
+
+setup:
+	KUBECTL_VERSIONS="$(KUBECTL_VERSIONS)" testbed/setup.sh

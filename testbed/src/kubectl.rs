@@ -1,0 +1,103 @@
+//! The real kubectl, of a version that is named.
+//!
+//! An installed `kubectl` is never used: it may be a dispatcher that runs another one by the server's version.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use crate::net::Host;
+use crate::pki::Pki;
+
+/// Variables that would put a proxy, another configuration or another cache between kubectl and the server.
+const CLEARED: [&str; 10] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "KUBERNETES_SERVICE_HOST",
+    "KUBECTL_PORT_FORWARD_WEBSOCKETS",
+];
+
+/// One kubectl binary.
+#[derive(Clone, Debug)]
+pub struct Kubectl {
+    path: PathBuf,
+    version: String,
+}
+
+impl Kubectl {
+    /// The main one: the binary that `KUBECTL` names, or v1.33 as `testbed/setup.sh` provides it.
+    pub fn main() -> Result<Self> {
+        match std::env::var_os("KUBECTL") {
+            Some(path) => Self::at(Path::new(&path)),
+            None => Self::minor(33),
+        }
+    }
+
+    /// The v1.`minor` that `testbed/setup.sh` provides.
+    pub fn minor(minor: u32) -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        Self::at(&root.join(format!(".cache/kubectl/v{minor}/kubectl")))
+    }
+
+    fn at(path: &Path) -> Result<Self> {
+        let path = fs::canonicalize(path)
+            .with_context(|| format!("no kubectl at {}: run testbed/setup.sh", path.display()))?;
+        let output = Command::new(&path).args(["version", "--client", "-o", "json"]).output()?;
+        ensure!(output.status.success(), "{} version failed", path.display());
+        let version: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let version = version["clientVersion"]["gitVersion"].as_str().context("kubectl names its version")?;
+        Ok(Self { version: version.to_owned(), path })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its version, such as `v1.33.0`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// kubectl on a host, or in the test's own namespace, with a kubeconfig and a home of its own beside that.
+    pub fn command(&self, host: Option<&Host>, kubeconfig: &Path, args: &[&str]) -> Command {
+        let mut command = match host {
+            Some(host) => host.command(&self.path),
+            None => Command::new(&self.path),
+        };
+        let home = kubeconfig.with_extension("home");
+        for variable in CLEARED {
+            command.env_remove(variable);
+        }
+        command
+            .args(args)
+            .env("KUBECONFIG", kubeconfig)
+            .env("HOME", &home)
+            .env("KUBECACHEDIR", home.join("cache"));
+        command
+    }
+}
+
+/// Writes a kubeconfig for `server` (`https://HOST:PORT`) with the engineer's client certificate and no proxy.
+pub fn write_kubeconfig(path: &Path, server: &str, pki: &Pki) -> Result<()> {
+    let (certificate, key) = pki.client();
+    // JSON is YAML.
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "testbed",
+        "clusters": [{"name": "testbed", "cluster": {"server": server, "certificate-authority": pki.ca()}}],
+        "users": [{"name": "engineer", "user": {"client-certificate": certificate, "client-key": key}}],
+        "contexts": [{"name": "testbed", "context": {"cluster": "testbed", "user": "engineer", "namespace": "default"}}],
+    });
+    fs::write(path, serde_json::to_vec_pretty(&config)?).with_context(|| format!("write {}", path.display()))
+}

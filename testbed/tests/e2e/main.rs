@@ -1,0 +1,10 @@
+//! Whole paths, as hosts in network namespaces.
+//!
+//! Every test runs in a process of its own (nextest) and makes its own world. Needs root and what `testbed/setup.sh`
+//! installs; `make test` sees to both.
+
+#![expect(clippy::unwrap_used, reason = "what fails in a test's helper fails the test")]
+#![expect(clippy::print_stderr, reason = "a test names the kubectl that it ran")]
+
+mod apiserver;
+mod net;
