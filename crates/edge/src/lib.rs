@@ -1,1 +1,144 @@
 //! Every way in, decide, route, dial through a tunnel, record.
+//!
+//! An [`Edge`] listens for devices and API clients on one port ([`ingress`]) and for connectors on another ([`tunnel`]).
+//! [`flow`] is the life of one flow in the design's order: decide on a snapshot, dial through a connection, splice,
+//! record. What it decides by arrives as batches of changes ([`snapshots`]), what it did leaves as records; it asks no
+//! database anything.
+//!
+//! What always holds: nothing is dialled before it is permitted; a refused flow ends at once and says why; a revoked
+//! registration's flows are cut; every handshake, dial and answer has a deadline.
+
+mod config;
+pub mod connections;
+mod device;
+mod dial;
+mod flow;
+mod ingress;
+mod limits;
+mod metrics;
+mod record;
+mod sessions;
+mod snapshots;
+mod tunnel;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use adit_model::{ChangeBatch, Command, Record};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use config::{EdgeConfig, StartError};
+pub use metrics::Metrics;
+
+use connections::Connections;
+use sessions::Sessions;
+use snapshots::Snapshots;
+
+/// What all parts of a running edge share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) node: String,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) connections: Connections,
+    pub(crate) sessions: Sessions,
+    pub(crate) records: record::Recorder,
+    pub(crate) metrics: Metrics,
+    pub(crate) tasks: TaskTracker,
+    /// Cancelled when the edge is to stop: no new work.
+    pub(crate) stopping: CancellationToken,
+}
+
+/// The ends by which the control plane and an edge hold each other.
+#[derive(Debug)]
+pub struct Ends {
+    /// What to decide by; the first batch is the whole state.
+    pub changes: mpsc::Receiver<ChangeBatch>,
+    /// What to do once.
+    pub commands: mpsc::Receiver<Command>,
+    /// What happened.
+    pub records: mpsc::Sender<Record>,
+}
+
+/// A running edge node.
+#[derive(Debug)]
+pub struct Edge {
+    shared: Arc<Shared>,
+    https: SocketAddr,
+    tunnel: SocketAddr,
+}
+
+impl Edge {
+    /// Waits for the first state, binds every listener, and serves until [`stop`](Self::stop).
+    ///
+    /// # Errors
+    /// A port is in use, a certificate cannot be used, or the control plane went away before it sent a state. Nothing is
+    /// left listening then.
+    pub async fn start(config: EdgeConfig, mut ends: Ends) -> Result<Self, StartError> {
+        let first = ends.changes.recv().await.ok_or(StartError::NoState)?;
+        let shared = Arc::new(Shared {
+            node: config.node,
+            snapshots: Snapshots::new(first),
+            connections: Connections::default(),
+            sessions: Sessions::default(),
+            records: record::Recorder::new(ends.records),
+            metrics: Metrics::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        });
+        let ingress = ingress::Ingress::bind(
+            config.https,
+            &config.identity,
+            config.names,
+            config.management,
+            config.enrolment,
+        )?;
+        let tunnel = tunnel::bind(config.tunnel, &config.tunnel_identity)?;
+        let https = ingress.address();
+        let tunnel_address = tunnel.local_addr().map_err(|source| StartError::Listen {
+            listener: "tunnel",
+            address: config.tunnel,
+            source,
+        })?;
+        shared.tasks.spawn(snapshots::follow(Arc::clone(&shared), ends.changes));
+        shared.tasks.spawn(tunnel::obey(Arc::clone(&shared), ends.commands));
+        shared.tasks.spawn(ingress.serve(Arc::clone(&shared)));
+        shared.tasks.spawn(tunnel::serve(Arc::clone(&shared), tunnel));
+        Ok(Self { shared, https, tunnel: tunnel_address })
+    }
+
+    /// Where devices and API clients are listened for.
+    pub fn https(&self) -> SocketAddr {
+        self.https
+    }
+
+    /// Where connectors are listened for.
+    pub fn tunnel(&self) -> SocketAddr {
+        self.tunnel
+    }
+
+    /// The edge's counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// The number of the snapshot that decides now.
+    pub fn snapshot_number(&self) -> u64 {
+        self.shared.snapshots.current().number()
+    }
+
+    /// Live connections of connectors.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.count()
+    }
+
+    /// Stops: no new work at once, then every open flow and connection is ended and every task joined.
+    pub async fn stop(self) {
+        self.shared.stopping.cancel();
+        self.shared.tasks.close();
+        if tokio::time::timeout(limits::STOP_DEADLINE, self.shared.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.shared.tasks.len(), "some tasks did not end in time");
+        }
+    }
+}

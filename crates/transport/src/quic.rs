@@ -142,6 +142,8 @@ fn udp_socket(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
 pub struct QuicReader {
     stream: RecvStream,
     buffer: ReadBuffer,
+    /// Read already, behind a message at the start of the stream.
+    ahead: Bytes,
 }
 
 /// The writing half of a QUIC stream.
@@ -150,13 +152,17 @@ pub struct QuicWriter {
     stream: SendStream,
 }
 
-/// A QUIC stream as chunks.
-pub fn duplex(send: SendStream, receive: RecvStream) -> Duplex<QuicReader, QuicWriter> {
-    Duplex::new(QuicReader { stream: receive, buffer: ReadBuffer::default() }, QuicWriter { stream: send })
+/// A QUIC stream as chunks, the first of which is `ahead`: what was read already behind a message at the start.
+pub fn duplex(send: SendStream, receive: RecvStream, ahead: Bytes) -> Duplex<QuicReader, QuicWriter> {
+    let reader = QuicReader { stream: receive, buffer: ReadBuffer::default(), ahead };
+    Duplex::new(reader, QuicWriter { stream: send })
 }
 
 impl ReadChunk for QuicReader {
     async fn read_chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
+        if !self.ahead.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.ahead)));
+        }
         match self.stream.read_buf(self.buffer.space()).await {
             Ok(0) => Ok(None),
             Ok(_) => Ok(Some(self.buffer.take())),

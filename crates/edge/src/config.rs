@@ -1,0 +1,55 @@
+//! What an edge needs to start.
+
+use std::io;
+use std::net::SocketAddr;
+
+use adit_transport::quic::EndpointError;
+use adit_transport::tls::{Identity, TlsError};
+use axum::Router;
+
+/// A checked configuration: nothing in it is left to be defaulted.
+#[derive(Debug)]
+pub struct EdgeConfig {
+    /// This node's name, shown as the location of its connections; letters, digits and dashes.
+    pub node: String,
+    /// TCP address for devices, API clients and browsers.
+    pub https: SocketAddr,
+    /// UDP address for connectors.
+    pub tunnel: SocketAddr,
+    /// The certificate of [`names`](Self::names).
+    pub identity: Identity,
+    /// The certificate of the names that connectors ask for (tunnel protocol, 1.3).
+    pub tunnel_identity: Identity,
+    /// Host names by which the HTTPS listener may be asked for, in lower case. Clients that name none, since they dialled
+    /// an address, are served too; another name gets nothing (design, section 5).
+    pub names: Vec<String>,
+    /// What API clients and browsers are served.
+    pub management: Router,
+    /// What serves enrolment to devices. Requests carry an [`adit_model::PresentedKey`] as an extension.
+    pub enrolment: Router,
+}
+
+/// An edge could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} ({listener})")]
+    Listen {
+        /// Which listener.
+        listener: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The QUIC endpoint for connectors cannot be made.
+    #[error("cannot serve connectors")]
+    Endpoint(#[from] EndpointError),
+    /// A certificate cannot be used.
+    #[error("cannot serve TLS")]
+    Tls(#[from] TlsError),
+    /// There is nothing to decide by.
+    #[error("the control plane stopped before it sent a state")]
+    NoState,
+}

@@ -1,0 +1,166 @@
+//! The live connections of connectors, by tunnel, and the choice among them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use adit_model::{ConnectionId, ConnectorId, TunnelId};
+use adit_policy::Snapshot;
+use adit_transport::quic::NO_ERROR;
+use adit_transport::splice::HalfClose;
+
+use crate::limits::MAX_CONNECTIONS_PER_TUNNEL;
+
+/// One connection of a connector, registered.
+#[derive(Debug)]
+pub struct Connection {
+    pub(crate) id: ConnectionId,
+    pub(crate) tunnel: TunnelId,
+    pub(crate) connector: ConnectorId,
+    pub(crate) index: u8,
+    pub(crate) half_close: HalfClose,
+    pub(crate) quic: quinn::Connection,
+    leaving: AtomicBool,
+    reported: AtomicBool,
+    flows: AtomicUsize,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        id: ConnectionId,
+        tunnel: TunnelId,
+        (connector, index): (ConnectorId, u8),
+        half_close: HalfClose,
+        quic: quinn::Connection,
+    ) -> Self {
+        Self {
+            id,
+            tunnel,
+            connector,
+            index,
+            half_close,
+            quic,
+            leaving: AtomicBool::new(false),
+            reported: AtomicBool::new(false),
+            flows: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether new flows may go to it.
+    fn takes_flows(&self) -> bool {
+        !self.leaving.load(Ordering::Relaxed) && self.quic.close_reason().is_none()
+    }
+
+    /// Whether its end has yet to be reported; true once.
+    pub(crate) fn report_end(&self) -> bool {
+        !self.reported.swap(true, Ordering::Relaxed)
+    }
+
+    /// Counts a flow for as long as the guard lives.
+    pub(crate) fn begin_flow(self: &Arc<Self>) -> FlowGuard {
+        self.flows.fetch_add(1, Ordering::Relaxed);
+        FlowGuard(Arc::clone(self))
+    }
+
+    pub(crate) fn close(&self, reason: &'static str) {
+        self.quic.close(NO_ERROR, reason.as_bytes());
+    }
+}
+
+/// One open flow of a connection.
+#[derive(Debug)]
+pub(crate) struct FlowGuard(Arc<Connection>);
+
+impl Drop for FlowGuard {
+    fn drop(&mut self) {
+        self.0.flows.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Connections {
+    by_tunnel: RwLock<HashMap<TunnelId, Vec<Arc<Connection>>>>,
+}
+
+/// There are as many connections of the tunnel as may be.
+#[derive(Debug, thiserror::Error)]
+#[error("the tunnel has {MAX_CONNECTIONS_PER_TUNNEL} connections already")]
+pub(crate) struct TooManyConnections;
+
+impl Connections {
+    /// Puts a connection into the rotation. One with the same connector and index is stale, and is closed
+    /// (tunnel protocol, section 10, point 5).
+    pub(crate) fn insert(&self, connection: Arc<Connection>) -> Result<(), TooManyConnections> {
+        let mut by_tunnel = self.by_tunnel.write().unwrap_or_else(PoisonError::into_inner);
+        let connections = by_tunnel.entry(connection.tunnel).or_default();
+        let same = |other: &Arc<Connection>| {
+            other.connector == connection.connector && other.index == connection.index
+        };
+        if let Some(stale) = connections.iter().position(same) {
+            connections.swap_remove(stale).close("replaced by a newer connection");
+        }
+        if connections.len() >= MAX_CONNECTIONS_PER_TUNNEL {
+            return Err(TooManyConnections);
+        }
+        connections.push(connection);
+        Ok(())
+    }
+
+    /// Takes a connection out of the rotation; whether it was in.
+    pub(crate) fn remove(&self, connection: &Connection) -> bool {
+        connection.leaving.store(true, Ordering::Relaxed);
+        let mut by_tunnel = self.by_tunnel.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(connections) = by_tunnel.get_mut(&connection.tunnel) else { return false };
+        let before = connections.len();
+        connections.retain(|other| other.id != connection.id);
+        let removed = connections.len() < before;
+        if connections.is_empty() {
+            by_tunnel.remove(&connection.tunnel);
+        }
+        removed
+    }
+
+    /// The connection of the tunnel that has the least to do, and of those the nearest; none of `tried`.
+    pub(crate) fn choose(&self, tunnel: TunnelId, tried: &[ConnectionId]) -> Option<Arc<Connection>> {
+        let by_tunnel = self.by_tunnel.read().unwrap_or_else(PoisonError::into_inner);
+        by_tunnel
+            .get(&tunnel)?
+            .iter()
+            .filter(|connection| connection.takes_flows() && !tried.contains(&connection.id))
+            .min_by_key(|connection| (connection.flows.load(Ordering::Relaxed), connection.quic.rtt()))
+            .cloned()
+    }
+
+    /// Closes the connections of a tunnel, or only one connector's, so that they are made anew.
+    pub(crate) fn close_tunnel(
+        &self,
+        tunnel: TunnelId,
+        connector: Option<ConnectorId>,
+        reason: &'static str,
+    ) {
+        let by_tunnel = self.by_tunnel.read().unwrap_or_else(PoisonError::into_inner);
+        let connections = by_tunnel.get(&tunnel).map(Vec::as_slice).unwrap_or_default();
+        connections
+            .iter()
+            .filter(|connection| connector.is_none_or(|connector| connector == connection.connector))
+            .for_each(|connection| connection.close(reason));
+    }
+
+    /// Closes the connections of tunnels that are no more.
+    pub(crate) fn close_removed(&self, snapshot: &Snapshot) {
+        let by_tunnel = self.by_tunnel.read().unwrap_or_else(PoisonError::into_inner);
+        for (tunnel, connections) in &*by_tunnel {
+            if snapshot.tunnel(*tunnel).is_none() {
+                for connection in connections {
+                    connection.close("the tunnel was deleted");
+                }
+            }
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.by_tunnel.read().unwrap_or_else(PoisonError::into_inner).values().map(Vec::len).sum()
+    }
+}

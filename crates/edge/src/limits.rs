@@ -1,0 +1,34 @@
+//! The edge's limits and deadlines, each with its reason.
+
+use std::time::Duration;
+
+/// A TLS or QUIC handshake: generous for a bad path, short for an idle socket that holds a place.
+pub(crate) const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// From a connector's handshake to its registration; connectors give up after 5 s themselves (tunnel protocol, 2.2).
+pub(crate) const REGISTRATION_DEADLINE: Duration = Duration::from_secs(10);
+/// From opening a stream to the connector's answer: its own dial takes up to 5 s (tunnel protocol, 3.4).
+pub(crate) const DIAL_DEADLINE: Duration = Duration::from_secs(10);
+/// Connections that one flow is tried on when the one before was lost before it carried a byte.
+pub(crate) const DIAL_ATTEMPTS: usize = 3;
+/// Largest answer to a request on a stream, in bytes: some hundred header lines.
+pub(crate) const MAX_RESPONSE_BYTES: usize = 64 << 10;
+/// TLS handshakes at once; more wait in the listen queue.
+pub(crate) const MAX_TLS_HANDSHAKES: usize = 512;
+/// QUIC handshakes at once from which on a client has to prove its address first (RFC 9000, 8.1.2).
+pub(crate) const RETRY_ABOVE_HANDSHAKES: usize = 64;
+/// QUIC handshakes at once above which new ones are refused.
+pub(crate) const MAX_QUIC_HANDSHAKES: usize = 512;
+/// Live connections of one tunnel: 25 connectors of four, with room for restarts.
+pub(crate) const MAX_CONNECTIONS_PER_TUNNEL: usize = 256;
+/// Connections of one device at once.
+pub(crate) const MAX_CONNECTIONS_PER_DEVICE: usize = 16;
+/// Open flows of one device at once.
+pub(crate) const MAX_FLOWS_PER_DEVICE: usize = 8192;
+/// How often a device's connection is probed, and how long an answer may take.
+pub(crate) const DEVICE_PING: Duration = Duration::from_secs(10);
+/// A device that answers no probe within this is gone.
+pub(crate) const DEVICE_PONG_DEADLINE: Duration = Duration::from_secs(15);
+/// From stop to exit, for connections to close.
+pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// For the last words of a connection that is being closed to leave.
+pub(crate) const FAREWELL: Duration = Duration::from_millis(200);

@@ -1,0 +1,137 @@
+//! The edge's counters.
+
+use std::sync::atomic::AtomicU64;
+
+use adit_model::{FlowEnd, Refusal};
+use prometheus_client::encoding::{EncodeLabelSet, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// How a flow ended, as a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabel {
+    end: End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct End(&'static str);
+
+impl prometheus_client::encoding::EncodeLabelValue for End {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        prometheus_client::encoding::EncodeLabelValue::encode(&self.0, encoder)
+    }
+}
+
+/// Direction of bytes, as a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabel {
+    direction: End,
+}
+
+/// Counters and gauges of one edge node.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    flows: Family<EndLabel, Counter>,
+    open_flows: Gauge,
+    bytes: Family<DirectionLabel, Counter>,
+    connections: Gauge,
+    devices: Gauge,
+    registrations_refused: Counter,
+    handshakes_failed: Counter,
+    records_dropped: Counter,
+    snapshot: Gauge<i64, std::sync::atomic::AtomicI64>,
+    retries: Counter<u64, AtomicU64>,
+}
+
+impl Metrics {
+    /// Adds them to what a metrics listener shows.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("adit_edge_flows", "Flows that ended, by how", self.flows.clone());
+        registry.register("adit_edge_open_flows", "Flows open now", self.open_flows.clone());
+        registry.register(
+            "adit_edge_flow_bytes",
+            "Bytes of flows that ended, by direction",
+            self.bytes.clone(),
+        );
+        registry.register(
+            "adit_edge_connections",
+            "Connections of connectors, now",
+            self.connections.clone(),
+        );
+        registry.register(
+            "adit_edge_device_connections",
+            "Connections of devices, now",
+            self.devices.clone(),
+        );
+        registry.register(
+            "adit_edge_registrations_refused",
+            "Connections that were refused registration",
+            self.registrations_refused.clone(),
+        );
+        registry.register(
+            "adit_edge_handshakes_failed",
+            "TLS and QUIC handshakes that failed",
+            self.handshakes_failed.clone(),
+        );
+        registry.register(
+            "adit_edge_records_dropped",
+            "Flow records for which there was no room",
+            self.records_dropped.clone(),
+        );
+        registry.register(
+            "adit_edge_snapshot_number",
+            "Number of the snapshot that decides",
+            self.snapshot.clone(),
+        );
+        registry.register(
+            "adit_edge_dial_retries",
+            "Flows tried on another connection because the first was lost",
+            self.retries.clone(),
+        );
+    }
+
+    pub(crate) fn flow_began(&self) {
+        self.open_flows.inc();
+    }
+
+    pub(crate) fn flow_ended(&self, end: FlowEnd, up: u64, down: u64, recorded: bool) {
+        self.open_flows.dec();
+        self.flows.get_or_create(&EndLabel { end: End(end.as_str()) }).inc();
+        self.bytes.get_or_create(&DirectionLabel { direction: End("up") }).inc_by(up);
+        self.bytes.get_or_create(&DirectionLabel { direction: End("down") }).inc_by(down);
+        if !recorded {
+            self.records_dropped.inc();
+        }
+    }
+
+    pub(crate) fn connections(&self, count: usize) {
+        self.connections.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn devices(&self, count: usize) {
+        self.devices.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn registration_refused(&self) {
+        self.registrations_refused.inc();
+    }
+
+    pub(crate) fn handshake_failed(&self) {
+        self.handshakes_failed.inc();
+    }
+
+    pub(crate) fn dial_retried(&self) {
+        self.retries.inc();
+    }
+
+    pub(crate) fn snapshot(&self, number: u64) {
+        self.snapshot.set(i64::try_from(number).unwrap_or(i64::MAX));
+    }
+
+    /// Flows that were refused so, since the start.
+    pub fn refused(&self, refusal: Refusal) -> u64 {
+        self.flows.get_or_create(&EndLabel { end: End(refusal.as_str()) }).get()
+    }
+}

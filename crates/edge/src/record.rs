@@ -1,0 +1,52 @@
+//! Records leave here: to the control plane, and one log line for each flow.
+
+use adit_model::{FlowEnd, FlowRecord, Record};
+use tokio::sync::mpsc;
+
+/// Where records go. A full queue drops flow records, counted, rather than hold up flows; reports of connections wait.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    records: mpsc::Sender<Record>,
+}
+
+impl Recorder {
+    pub(crate) fn new(records: mpsc::Sender<Record>) -> Self {
+        Self { records }
+    }
+
+    /// Reports what the control plane must know.
+    pub(crate) async fn report(&self, record: Record) {
+        if self.records.send(record).await.is_err() {
+            tracing::debug!("nobody takes records any more");
+        }
+    }
+
+    /// Records a flow that ended; whether there was room.
+    pub(crate) fn flow(&self, record: FlowRecord) -> bool {
+        log(&record);
+        self.records.try_send(Record::Flow(Box::new(record))).is_ok()
+    }
+}
+
+fn log(record: &FlowRecord) {
+    let rule = record.rule.map(tracing::field::display);
+    let route = record.route.map(tracing::field::display);
+    let connection = record.connection.map(tracing::field::display);
+    tracing::info!(
+        target: "adit::flow",
+        id = %record.flow,
+        end = record.end.as_str(),
+        outcome = if matches!(record.end, FlowEnd::Refused(_)) { "refused" } else { "carried" },
+        dst = %record.destination,
+        device = %record.device,
+        user = record.user,
+        rule,
+        route,
+        connection,
+        snapshot = record.snapshot,
+        bytes_up = record.bytes_up,
+        bytes_down = record.bytes_down,
+        milliseconds = u64::try_from(record.lasted.as_millis()).unwrap_or(u64::MAX),
+        "flow"
+    );
+}
