@@ -59,7 +59,7 @@ pub(crate) async fn serve(
     let known = shared.snapshots.current().registration_of(key.key).cloned();
     match known {
         Some(registration) if !registration.revoked => {
-            serve_device(shared, enrolment, requests, registration, (peer, key)).await
+            serve_device(shared, enrolment, requests, registration, (peer, key)).await;
         }
         Some(_) | None => serve_stranger(&shared, &enrolment, &mut requests, (peer, key)).await,
     }
@@ -184,7 +184,7 @@ impl Device {
             (&Method::CONNECT, _) => self.connect(request, respond),
             (&Method::GET, EVENTS_PATH) => drop(tasks.spawn(Arc::clone(self).events(request, respond))),
             (&Method::POST, ENROLL_PATH) => {
-                drop(tasks.spawn(enroll(enrolment.clone(), request, respond, who.clone())))
+                drop(tasks.spawn(enroll(enrolment.clone(), request, respond, who.clone())));
             }
             _ => respond_with(respond, StatusCode::NOT_FOUND),
         }

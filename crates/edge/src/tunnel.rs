@@ -122,34 +122,28 @@ impl Control {
                 () = &mut deadline, if self.registered.is_none() => return "not registered in time",
                 () = self.shared.stopping.cancelled() => return "edge stopping",
             };
-            match read {
-                Ok(Some(chunk)) => {
-                    if let Err(error) = self.server.handle_input(&chunk.bytes) {
-                        tracing::info!(error = %error, "a connector broke the protocol");
-                        self.flush().await;
-                        return "protocol error";
-                    }
-                    self.handle_events().await;
-                    if !self.flush().await {
-                        return "connection lost";
-                    }
-                    if self.server.is_closed() && self.registered.is_none() {
-                        return "closed without a registration";
-                    }
-                }
-                // The control stream of a connector that leaves ends first: its flows may go on (tunnel protocol, 2.5).
-                Ok(None) | Err(_) => {
-                    if self
-                        .registered
-                        .as_ref()
-                        .is_some_and(|connection| self.shared.connections.remove(connection))
-                    {
-                        // An end without a farewell: the connector does not notice by itself (tunnel protocol, 2.4).
-                        return "control stream lost";
-                    }
-                    return self.linger().await;
-                }
+            // The control stream of a connector that leaves ends first: its flows may go on (tunnel protocol, 2.5).
+            let Ok(Some(chunk)) = read else { return self.control_ended().await };
+            if let Err(error) = self.server.handle_input(&chunk.bytes) {
+                tracing::info!(error = %error, "a connector broke the protocol");
+                self.flush().await;
+                return "protocol error";
             }
+            self.handle_events().await;
+            if !self.flush().await {
+                return "connection lost";
+            }
+            if self.server.is_closed() && self.registered.is_none() {
+                return "closed without a registration";
+            }
+        }
+    }
+
+    /// An end without a farewell is the connection's end: the connector does not notice by itself (tunnel protocol, 2.4).
+    async fn control_ended(&self) -> &'static str {
+        match &self.registered {
+            Some(connection) if self.shared.connections.remove(connection) => "control stream lost",
+            Some(_) | None => self.linger().await,
         }
     }
 
@@ -174,7 +168,7 @@ impl Control {
                 }
                 // A report for display, never turned into a route or a name (design, section 4).
                 ServerEvent::LocalConfiguration { token, config: _ } => {
-                    self.server.answer_local_configuration(token)
+                    self.server.answer_local_configuration(token);
                 }
                 ServerEvent::Aborted { reason } => tracing::debug!(reason, "the connector ended its calls"),
             }

@@ -67,11 +67,8 @@ pub enum StreamError {
 
 impl From<io::Error> for StreamError {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
-                Self::Reset
-            }
-            _ => Self::Io(error),
-        }
+        let reset =
+            [io::ErrorKind::ConnectionReset, io::ErrorKind::ConnectionAborted, io::ErrorKind::BrokenPipe];
+        if reset.contains(&error.kind()) { Self::Reset } else { Self::Io(error) }
     }
 }
