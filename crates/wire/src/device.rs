@@ -1,0 +1,214 @@
+//! The device protocol: what an agent and an edge say to each other on TLS with ALPN `adit-device/1`.
+//!
+//! One HTTP/2 connection (RFC 9113) carries everything. The device proves itself with a raw public key (RFC 7250); the
+//! edge knows it by the key's hash.
+//!
+//! | request | meaning |
+//! | --- | --- |
+//! | `POST /adit/device/enroll` | binds the key to a service token; body [`EnrollRequest`], answer [`EnrollReply`] |
+//! | `GET /adit/device/events` | a stream of [`Event`]s, a JSON object a line, for as long as the device is connected |
+//! | `CONNECT address:port` | one TCP flow; 200 when the connector has dialled, else a [`REFUSAL_HEADER`] |
+//!
+//! Here are the messages and their limits; the HTTP/2 is `transport`'s, and who may is the edge's to say.
+
+use std::net::{IpAddr, SocketAddr};
+
+use adit_model::{Cidr, DeviceId, Refusal, RegistrationId};
+use serde::{Deserialize, Serialize};
+
+/// The protocol's name in TLS (RFC 7301).
+pub const ALPN: &[u8] = b"adit-device/1";
+/// Path of enrolment.
+pub const ENROLL_PATH: &str = "/adit/device/enroll";
+/// Path of the event stream.
+pub const EVENTS_PATH: &str = "/adit/device/events";
+/// Request header: the id that an agent process made for itself at its start, a UUID. Two processes with one device key
+/// are told apart by it, and the newer one wins (design, section 4).
+pub const INSTANCE_HEADER: &str = "adit-agent-instance";
+/// Request header: the agent's version.
+pub const VERSION_HEADER: &str = "adit-agent-version";
+/// Response header of a refused flow: a [`Refusal`] by name.
+pub const REFUSAL_HEADER: &str = "adit-refusal";
+/// Key of the metadata by which adit's connector says in a `ConnectResponse` why a dial failed; a [`Refusal`] by name.
+pub const REFUSAL_METADATA: &str = "adit-refusal";
+/// Feature by which a connector announces that a flow's directions end one by one (tunnel protocol, 3.4, is without).
+pub const HALF_CLOSE_FEATURE: &str = "adit_half_close";
+/// Header with a service token's id.
+pub const CLIENT_ID_HEADER: &str = "cf-access-client-id";
+/// Header with a service token's secret.
+pub const CLIENT_SECRET_HEADER: &str = "cf-access-client-secret";
+/// Longest line of the event stream, in bytes: 100,000 networks of some 20 bytes fit.
+pub const MAX_EVENT_BYTES: usize = 4 << 20;
+/// Longest body of an enrolment, in bytes.
+pub const MAX_ENROLL_BYTES: usize = 16 << 10;
+/// How often the edge sends [`Event::Ping`], in seconds.
+pub const PING_SECONDS: u64 = 5;
+/// After how many seconds without any event an agent takes the connection for dead.
+pub const SILENCE_SECONDS: u64 = 12;
+
+/// What a device says of itself when it enrols. Its key is in the TLS handshake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrollRequest {
+    /// The device's name, usually its host name.
+    pub name: String,
+    /// `linux`, `mac`, `windows`.
+    pub device_type: String,
+    /// The system's version.
+    #[serde(default)]
+    pub os_version: String,
+    /// The agent's version.
+    #[serde(default)]
+    pub client_version: String,
+}
+
+/// The edge's answer to a successful enrolment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrollReply {
+    /// The new registration.
+    pub registration_id: RegistrationId,
+    /// Its device.
+    pub device_id: DeviceId,
+    /// Who it stands for.
+    pub user: String,
+}
+
+/// One line of the event stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    /// The first one: who the device is, and what it may reach.
+    State(DeviceState),
+    /// The networks to capture, all of them, after a change.
+    Networks {
+        /// Each once, in order.
+        networks: Vec<Cidr>,
+    },
+    /// The registration was revoked: nothing more is carried.
+    Revoked,
+    /// A newer process uses the same device key: this one must stop (design, section 4).
+    Superseded,
+    /// The edge is stopping: open flows go on for its grace period, new ones belong on another connection.
+    Draining,
+    /// Nothing but a sign of life.
+    Ping,
+}
+
+/// Who the device is, and what it may reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceState {
+    /// The registration.
+    pub registration_id: RegistrationId,
+    /// The device.
+    pub device_id: DeviceId,
+    /// Who it stands for.
+    pub user: String,
+    /// The addresses of the device's interface, at most one of a family.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// The networks to capture: the account's routes in the device's virtual network.
+    pub networks: Vec<Cidr>,
+}
+
+impl Event {
+    /// The event as a line, its newline included.
+    pub fn to_line(&self) -> String {
+        let mut line = serde_json::to_string(self).expect("events have string keys only");
+        line.push('\n');
+        line
+    }
+
+    /// Reads a line; kinds of event that this version does not know are `None`.
+    ///
+    /// # Errors
+    /// A line that is no JSON object with a `type`, or a known type with wrong fields.
+    pub fn from_line(line: &[u8]) -> Result<Option<Self>, EventError> {
+        if line.len() > MAX_EVENT_BYTES {
+            return Err(EventError::TooLong);
+        }
+        #[derive(Deserialize)]
+        struct Kind<'a> {
+            #[serde(borrow, rename = "type")]
+            kind: std::borrow::Cow<'a, str>,
+        }
+        let kind: Kind<'_> = serde_json::from_slice(line).map_err(EventError::Malformed)?;
+        let known =
+            ["state", "networks", "revoked", "superseded", "draining", "ping"].contains(&kind.kind.as_ref());
+        if known { serde_json::from_slice(line).map(Some).map_err(EventError::Malformed) } else { Ok(None) }
+    }
+}
+
+/// A line of the event stream could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    /// Longer than [`MAX_EVENT_BYTES`].
+    #[error("an event of over {MAX_EVENT_BYTES} bytes")]
+    TooLong,
+    /// Not the JSON that it should be.
+    #[error("a malformed event")]
+    Malformed(#[source] serde_json::Error),
+}
+
+/// The HTTP status that goes with a refusal, for those who look at no header.
+pub fn refusal_status(refusal: Refusal) -> u16 {
+    match refusal {
+        Refusal::Blocked | Refusal::Revoked | Refusal::NeverDialled => 403,
+        Refusal::Refused
+        | Refusal::HostUnreachable
+        | Refusal::NetworkUnreachable
+        | Refusal::ConnectorError
+        | Refusal::Unroutable => 502,
+        Refusal::NoConnection | Refusal::TooManyFlows => 503,
+        Refusal::TimedOut => 504,
+    }
+}
+
+/// Reads the destination of a `CONNECT`: an address and a port, IPv6 in brackets, no host name.
+pub fn destination(authority: &str) -> Option<SocketAddr> {
+    authority.parse().ok().filter(|destination: &SocketAddr| destination.port() != 0)
+}
+
+/// Feeds any bytes to the parsers of this module.
+#[doc(hidden)]
+pub fn fuzz_event(data: &[u8]) {
+    if let Ok(Some(event)) = Event::from_line(data) {
+        let again = Event::from_line(event.to_line().trim_end().as_bytes());
+        assert!(again.is_ok_and(|again| again == Some(event)), "an event reads as it was written");
+    }
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = destination(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_lines_of_json() {
+        let event = Event::Networks { networks: vec!["198.51.100.101".parse().unwrap()] };
+        assert_eq!(event.to_line(), "{\"type\":\"networks\",\"networks\":[\"198.51.100.101/32\"]}\n");
+        assert_eq!(Event::from_line(event.to_line().trim_end().as_bytes()).unwrap(), Some(event));
+    }
+
+    #[test]
+    fn an_unknown_kind_of_event_is_passed_over_and_a_broken_one_is_not() {
+        assert_eq!(Event::from_line(br#"{"type":"weather","rain":true}"#).unwrap(), None);
+        assert!(Event::from_line(br#"{"type":"networks","networks":["10.0.0.1/8"]}"#).is_err());
+        assert!(Event::from_line(b"ping").is_err());
+    }
+
+    #[test]
+    fn a_destination_is_an_address_with_a_port() {
+        assert_eq!(destination("[2001:db8::101]:6443").unwrap().port(), 6443);
+        for wrong in ["example.com:443", "198.51.100.101", "198.51.100.101:0", "2001:db8::101:6443", ""] {
+            assert_eq!(destination(wrong), None, "{wrong}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_an_event_or_an_error(data: Vec<u8>) {
+            fuzz_event(&data);
+        }
+    }
+}
