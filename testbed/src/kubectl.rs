@@ -3,14 +3,23 @@
 //! An installed `kubectl` is never used: it may be a dispatcher that runs another one by the server's version.
 
 use std::fs;
+use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::net::Host;
 use crate::pki::Pki;
+use crate::process::Process;
+
+/// Longest run of a kubectl that is expected to end.
+const RUN_LIMIT: Duration = Duration::from_mins(1);
 
 /// Variables that would put a proxy, another configuration or another cache between kubectl and the server.
 const CLEARED: [&str; 10] = [
@@ -87,8 +96,75 @@ impl Kubectl {
     }
 }
 
+/// A person at a shell on one host, with one kubeconfig.
+#[derive(Clone, Debug)]
+pub struct Session<'a> {
+    kubectl: Kubectl,
+    host: Option<&'a Host>,
+    kubeconfig: PathBuf,
+}
+
+impl<'a> Session<'a> {
+    /// On `host`, or in this process's own namespace; the kubeconfig is written to `path`.
+    pub fn new(
+        kubectl: Kubectl,
+        host: Option<&'a Host>,
+        path: &Path,
+        server: &str,
+        pki: &Pki,
+    ) -> Result<Self> {
+        write_kubeconfig(path, server, pki)?;
+        Ok(Self { kubectl, host, kubeconfig: path.to_owned() })
+    }
+
+    /// The kubectl that it uses.
+    pub fn kubectl(&self) -> &Kubectl {
+        &self.kubectl
+    }
+
+    /// A connection as another program of this person would make it.
+    pub async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        match self.host {
+            Some(host) => host.connect(address).await,
+            None => TcpStream::connect(address).await,
+        }
+    }
+
+    /// Runs kubectl to its end with `stdin` as its input.
+    pub async fn output(&self, args: &[&str], stdin: &str) -> Result<Output> {
+        let mut command =
+            tokio::process::Command::from(self.kubectl.command(self.host, &self.kubeconfig, args));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let mut pipe = child.stdin.take().context("kubectl has a standard input")?;
+        let feed = async {
+            // A kubectl that fails does not read its input.
+            let _ = pipe.write_all(stdin.as_bytes()).await;
+            drop(pipe);
+        };
+        let run = async { tokio::join!(feed, child.wait_with_output()).1 };
+        let output = tokio::time::timeout(RUN_LIMIT, run).await;
+        Ok(output.with_context(|| format!("kubectl {} does not end", args.join(" ")))??)
+    }
+
+    /// What kubectl prints. An error when it fails, and when it warns: a fallback to another protocol would be a warning.
+    pub async fn run(&self, args: &[&str], stdin: &str) -> Result<String> {
+        let output = self.output(args, stdin).await?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "kubectl {}: {}: {}", args.join(" "), output.status, stderr.trim());
+        ensure!(stderr.is_empty(), "kubectl {} warns: {}", args.join(" "), stderr.trim());
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Starts a kubectl that goes on; its log is beside the kubeconfig.
+    pub fn spawn(&self, name: &str, args: &[&str]) -> Result<Process> {
+        let dir = self.kubeconfig.parent().context("the kubeconfig is in a directory")?;
+        Process::spawn(name, dir, self.kubectl.command(self.host, &self.kubeconfig, args))
+    }
+}
+
 /// Writes a kubeconfig for `server` (`https://HOST:PORT`) with the engineer's client certificate and no proxy.
-pub fn write_kubeconfig(path: &Path, server: &str, pki: &Pki) -> Result<()> {
+fn write_kubeconfig(path: &Path, server: &str, pki: &Pki) -> Result<()> {
     let (certificate, key) = pki.client();
     // JSON is YAML.
     let config = json!({

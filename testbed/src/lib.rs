@@ -8,12 +8,14 @@
 //! What this is not: a simulator. It needs root, Linux, `iproute2` and `/dev/net/tun`; `testbed/setup.sh` provides the
 //! rest.
 
+pub mod api;
 pub mod apiserver;
 pub mod capture;
-//CHAIN pub mod chain;
-//CL pub mod cluster;
+pub mod chain;
+pub mod cluster;
 pub mod kubectl;
 pub mod net;
+pub mod origin;
 pub mod pki;
 pub mod process;
 pub mod spdy;

@@ -3,6 +3,8 @@
 //! ```text
 //!  laptop 192.0.2.2 ------- 192.0.2.1 edge 203.0.113.1 ------- 203.0.113.2 cluster
 //!         2001:db8:1::2     2001:db8:1::1  2001:db8:2::1       2001:db8:2::2    lo: 198.51.100.101, 2001:db8::101
+//!                                                                   |
+//!                                                   pods 10.42.N.2, fd42:N::2 (each with ports of its own)
 //! ```
 //!
 //! What always holds: the edge forwards no packet and the laptop has no route but its link's own, so nothing reaches
@@ -50,6 +52,11 @@ pub const PRIVATE_V4: &str = "198.51.100.0/24";
 /// The private IPv6 network that holds [`API_V6`].
 pub const PRIVATE_V6: &str = "2001:db8::/64";
 
+/// Where pods have their addresses.
+const PODS_V4: &str = "10.42.0.0/16";
+/// Where pods have their IPv6 addresses.
+const PODS_V6: &str = "fd42::/48";
+
 /// The laptop's link; the only way out that it has.
 pub const LAPTOP_LINK: &str = "wan";
 
@@ -82,6 +89,24 @@ impl World {
         Ok(world)
     }
 
+    /// A host behind the cluster, as a pod has it: its own ports, the cluster as its router. `index` tells them apart.
+    pub fn pod(&self, index: u8) -> Result<Host> {
+        let pod = Host::add("pod", self.cluster.name.replace("cluster", &format!("pod{index}")))?;
+        let link = format!("pod{index}");
+        self.cluster.link(&link, &pod, "eth0")?;
+        self.cluster.batch(&[
+            format!("addr add 10.42.{index}.1/24 dev {link}"),
+            format!("addr add fd42:0:0:{index:x}::1/64 dev {link} nodad"),
+        ])?;
+        pod.batch(&[
+            format!("addr add 10.42.{index}.2/24 dev eth0"),
+            format!("addr add fd42:0:0:{index:x}::2/64 dev eth0 nodad"),
+            format!("route add default via 10.42.{index}.1"),
+            format!("route add default via fd42:0:0:{index:x}::1"),
+        ])?;
+        Ok(pod)
+    }
+
     fn join(&self) -> Result<()> {
         let (laptop, edge, cluster) = (&self.laptop, &self.edge, &self.cluster);
         laptop.link(LAPTOP_LINK, edge, "to-laptop")?;
@@ -95,6 +120,8 @@ impl World {
             format!("addr add {EDGE_V6}/64 dev to-laptop nodad"),
             format!("addr add {EDGE_INNER_V4}/24 dev to-cluster"),
             format!("addr add {EDGE_INNER_V6}/64 dev to-cluster nodad"),
+            format!("route add {PODS_V4} via {CLUSTER_V4}"),
+            format!("route add {PODS_V6} via {CLUSTER_V6}"),
         ])?;
         cluster.batch(&[
             format!("addr add {CLUSTER_V4}/24 dev wan"),
@@ -102,7 +129,10 @@ impl World {
             format!("addr add {API_V4}/32 dev lo"),
             format!("addr add {API_V6}/128 dev lo nodad"),
             format!("route add unreachable {UNREACHABLE_V4}/32"),
-        ])
+        ])?;
+        // The cluster is its pods' router.
+        cluster.sysctl("ipv4/ip_forward", "1")?;
+        cluster.sysctl("ipv6/conf/all/forwarding", "1")
     }
 }
 
@@ -122,6 +152,9 @@ impl Host {
             ("ipv4/ip_forward", "0"),
             ("ipv6/conf/all/forwarding", "0"),
             ("ipv6/conf/default/accept_ra", "0"),
+            // A link-local address that waits for duplicate detection holds up neighbour discovery for a second.
+            ("ipv6/conf/all/accept_dad", "0"),
+            ("ipv6/conf/default/accept_dad", "0"),
         ] {
             host.sysctl(key, value)?;
         }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -161,6 +161,18 @@ impl Drop for Process {
             }
         }
     }
+}
+
+/// A program that was built with this one: `target/PROFILE/NAME`.
+pub fn built(name: &str) -> Result<PathBuf> {
+    let this = std::env::current_exe()?;
+    // Tests run from target/PROFILE/deps.
+    this.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+        .with_context(|| format!("{name} is not built: run `cargo build --workspace --bins`"))
 }
 
 fn read_lines(pipe: impl Read, output: &Output, count: &watch::Sender<usize>) {

@@ -4,7 +4,11 @@
 //! installs; `make test` sees to both.
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test's helper fails the test")]
-#![expect(clippy::print_stderr, reason = "a test names the kubectl that it ran")]
+#![expect(clippy::print_stderr, reason = "a test names the kubectl and the API server that it ran")]
 
 mod apiserver;
+mod flows;
+mod kubectl;
 mod net;
+mod recovery;
+mod refusals;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use adit_testbed::capture::Capture;
 use adit_testbed::net::{
     API_V4, API_V6, CLUSTER_V4, CLUSTER_V6, EDGE_INNER_V4, EDGE_INNER_V6, EDGE_V4, EDGE_V6, LAPTOP_LINK,
-    World,
+    UNREACHABLE_V4, World,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -75,6 +75,26 @@ async fn capture_counts_what_the_link_carried() {
     assert!((100_000..120_000).contains(&count.bytes), "{count:?}");
     let services = traffic.by_service();
     assert!(services.contains_key("tcp [2001:db8:1::2]:* > [2001:db8:1::1]:443"), "{services:?}");
+}
+
+#[tokio::test]
+async fn pods_have_their_own_ports_and_reach_the_edge_and_the_api_server() {
+    let world = World::new().unwrap();
+    let pods = [world.pod(0).unwrap(), world.pod(1).unwrap()];
+    let _own: Vec<_> = pods.iter().map(|pod| pod.listen("0.0.0.0:8081".parse().unwrap()).unwrap()).collect();
+    for (host, address) in [
+        (&world.edge, SocketAddr::from((EDGE_INNER_V4, 7844))),
+        (&world.edge, SocketAddr::from((EDGE_INNER_V6, 7844))),
+        (&world.cluster, SocketAddr::from((API_V4, 6443))),
+        (&world.cluster, SocketAddr::from((API_V6, 6443))),
+    ] {
+        let _listener = host.listen(address).unwrap();
+        for pod in &pods {
+            pod.connect_within(address, SHORT).await.unwrap_or_else(|error| panic!("{address}: {error}"));
+        }
+    }
+    let error = pods[0].connect_within(SocketAddr::from((UNREACHABLE_V4, 1)), SHORT).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::HostUnreachable);
 }
 
 #[test]
