@@ -122,8 +122,8 @@ pub struct RegistrationFilter {
     pub ids: Vec<RegistrationId>,
     /// Only those of these devices, unless empty.
     pub devices: Vec<DeviceId>,
-    /// Only those that stand for this user.
-    pub user: Option<String>,
+    /// Only those that this service token enrolled.
+    pub service_token: Option<ServiceTokenId>,
     /// Only those whose device's name contains this.
     pub search: Option<String>,
     /// By their state.
@@ -456,8 +456,8 @@ impl RegistrationFilter {
             }
             query.push(")");
         }
-        if let Some(user) = &self.user {
-            query.push(" AND r.user_name = ").push_bind(user.as_str());
+        if let Some(token) = self.service_token {
+            query.push(" AND r.service_token_id = ").push_bind(token.to_string());
         }
         if let Some(search) = &self.search {
             query.push(" AND replace(lower(d.name), lower(").push_bind(search.as_str());

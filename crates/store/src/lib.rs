@@ -43,7 +43,7 @@ pub use device::{
 pub use feed::Feed;
 pub use open::OpenError;
 pub use page::{Page, Window};
-pub use route::{NewRoute, RouteEdit, RouteFilter, RouteRow, RouteWriteError};
+pub use route::{NewRoute, RouteEdit, RouteFilter, RouteRow, RouteWriteError, Takeover};
 pub use row::Fault;
 pub use service_token::{NewServiceToken, ServiceTokenEdit, ServiceTokenRow};
 pub use tenant::{AccountRow, Bootstrap};

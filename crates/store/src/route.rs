@@ -40,6 +40,16 @@ pub struct RouteRow {
     pub deleted_at: Option<OffsetDateTime>,
 }
 
+/// Whether a route may take addresses away from another tunnel (design, section 4): the token that asks may edit policy,
+/// or it may not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takeover {
+    /// It may; the audit record says so.
+    Allow,
+    /// It may not.
+    Refuse,
+}
+
 /// A route to make.
 #[derive(Debug, Clone)]
 pub struct NewRoute {
@@ -104,6 +114,9 @@ pub enum RouteWriteError {
     /// Another live one in the virtual network has the network.
     #[error("the network is taken")]
     NetworkTaken,
+    /// Its addresses lead to another tunnel now.
+    #[error("the addresses lead to another tunnel")]
+    TakesAddresses,
     /// The store failed.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -122,6 +135,7 @@ impl Store {
         actor: &Actor,
         account: AccountId,
         new: NewRoute,
+        takeover: Takeover,
     ) -> Result<Written<RouteRow>, RouteWriteError> {
         let mut write = self.write().await?;
         let network = match new.virtual_network {
@@ -145,6 +159,10 @@ impl Store {
             deleted_at: None,
         };
         network_free(write.sql(), &row).await?;
+        let takes = takes_addresses(write.sql(), &row).await?;
+        if takes && takeover == Takeover::Refuse {
+            return Err(RouteWriteError::TakesAddresses);
+        }
         let at = write.at();
         let (low, high) = bounds(row.network);
         sqlx::query(
@@ -166,7 +184,7 @@ impl Store {
         .execute(write.sql())
         .await?;
         write.change(Change::RoutePut(row.change()));
-        Ok(self.route_commit(write, actor, "route.create", row).await?)
+        Ok(self.route_commit(write, actor, "route.create", row, takes).await?)
     }
 
     /// Changes a live route, at once for the edges: there is no instant without it.
@@ -176,10 +194,12 @@ impl Store {
         account: AccountId,
         id: RouteId,
         edit: RouteEdit,
+        takeover: Takeover,
     ) -> Result<Written<RouteRow>, RouteWriteError> {
         let mut write = self.write().await?;
         let found = route_live(write.sql(), account, id).await?;
         let mut row = found.ok_or(RouteWriteError::NotFound)?;
+        let moved = edit.tunnel.is_some_and(|tunnel| tunnel != row.tunnel);
         if let Some(id) = edit.virtual_network {
             let network = virtual_network_live(write.sql(), account, id).await?;
             let network = network.ok_or(RouteWriteError::VirtualNetworkNotFound)?;
@@ -195,6 +215,10 @@ impl Store {
         }
         row.comment = edit.comment.unwrap_or(row.comment);
         network_free(write.sql(), &row).await?;
+        let takes = moved || takes_addresses(write.sql(), &row).await?;
+        if takes && takeover == Takeover::Refuse {
+            return Err(RouteWriteError::TakesAddresses);
+        }
         let at = write.at();
         let (low, high) = bounds(row.network);
         sqlx::query(
@@ -214,7 +238,7 @@ impl Store {
         .execute(write.sql())
         .await?;
         write.change(Change::RoutePut(row.change()));
-        Ok(self.route_commit(write, actor, "route.update", row).await?)
+        Ok(self.route_commit(write, actor, "route.update", row, takes).await?)
     }
 
     /// Deletes a live route.
@@ -234,7 +258,7 @@ impl Store {
             .await?;
         row.deleted_at = Some(write.time());
         write.change(Change::RouteRemoved { id });
-        Ok(self.route_commit(write, actor, "route.delete", row).await?)
+        Ok(self.route_commit(write, actor, "route.delete", row, false).await?)
     }
 
     async fn route_commit(
@@ -243,11 +267,12 @@ impl Store {
         actor: &Actor,
         action: &'static str,
         row: RouteRow,
+        takes_addresses: bool,
     ) -> Result<Written<RouteRow>, Fault> {
         let id = row.id.to_string();
         let detail = serde_json::json!({
             "network": row.network, "tunnel_id": row.tunnel, "virtual_network_id": row.virtual_network,
-            "comment": row.comment,
+            "comment": row.comment, "takes_addresses": takes_addresses,
         });
         let deed = Deed { account: Some(row.account), action, kind: "route", id: &id, detail };
         self.commit(write, actor, deed, row).await
@@ -380,6 +405,23 @@ async fn network_free(sql: &mut SqliteConnection, row: &RouteRow) -> Result<(), 
     .fetch_one(sql)
     .await?;
     if taken == 0 { Ok(()) } else { Err(RouteWriteError::NetworkTaken) }
+}
+
+/// Whether the route stands inside a network that leads to another tunnel.
+async fn takes_addresses(sql: &mut SqliteConnection, row: &RouteRow) -> Result<bool, Fault> {
+    let (low, high) = bounds(row.network);
+    let around: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM routes WHERE virtual_network_id = $1 AND network_low <= $2 AND network_high >= $3 \
+         AND id <> $4 AND tunnel_id <> $5 AND deleted_at IS NULL",
+    )
+    .bind(row.virtual_network.to_string())
+    .bind(low)
+    .bind(high)
+    .bind(row.id.to_string())
+    .bind(row.tunnel.to_string())
+    .fetch_one(sql)
+    .await?;
+    Ok(around > 0)
 }
 
 fn route_row(row: &SqliteRow) -> Result<RouteRow, Fault> {

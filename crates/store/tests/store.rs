@@ -11,8 +11,8 @@ use adit_model::{
 use adit_store::{
     Actor, Bootstrap, Cascade, ConfigSource, EnrollError, NewRegistration, NewRoute, NewServiceToken,
     NewTunnel, NewVirtualNetwork, OpenError, RouteEdit, RouteFilter, RouteWriteError, ServiceTokenRow, Store,
-    TunnelDeleteError, TunnelEdit, TunnelFilter, TunnelRow, TunnelWriteError, VirtualNetworkDeleteError,
-    VirtualNetworkEdit, VirtualNetworkFilter, Window,
+    Takeover, TunnelDeleteError, TunnelEdit, TunnelFilter, TunnelRow, TunnelWriteError,
+    VirtualNetworkDeleteError, VirtualNetworkEdit, VirtualNetworkFilter, Window,
 };
 use proptest::prelude::*;
 use zeroize::Zeroizing;
@@ -205,7 +205,11 @@ async fn a_tunnel_with_routes_goes_only_with_them() {
     let store = open(dir.path()).await;
     let actor = Actor::system();
     let k8s = tunnel(&store, "k8s").await.unwrap();
-    let made = store.route_create(&actor, ACCOUNT, route("10.0.0.0/8", k8s.id)).await.unwrap().value;
+    let made = store
+        .route_create(&actor, ACCOUNT, route("10.0.0.0/8", k8s.id), Takeover::Refuse)
+        .await
+        .unwrap()
+        .value;
     let refused = store.tunnel_delete(&actor, ACCOUNT, k8s.id, Cascade::Refuse).await;
     assert!(matches!(refused, Err(TunnelDeleteError::HasRoutes)), "{refused:?}");
 
@@ -232,7 +236,7 @@ async fn lookups_take_the_longest_prefix_and_filters_compare_networks() {
     let actor = Actor::system();
     let k8s = tunnel(&store, "k8s").await.unwrap();
     for network in ["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "2001:db8::/32"] {
-        store.route_create(&actor, ACCOUNT, route(network, k8s.id)).await.unwrap();
+        store.route_create(&actor, ACCOUNT, route(network, k8s.id), Takeover::Refuse).await.unwrap();
     }
     let network = store.virtual_network_default(ACCOUNT).await.unwrap().id;
     for (address, expected) in [
@@ -257,10 +261,29 @@ async fn lookups_take_the_longest_prefix_and_filters_compare_networks() {
         let found = store.route_list(ACCOUNT, &filter, Window::ALL).await.unwrap();
         assert_eq!(found.total, expected, "{inside:?} {around:?}");
     }
-    let taken = store.route_create(&actor, ACCOUNT, route("10.0.0.0/8", k8s.id)).await;
+    let taken = store.route_create(&actor, ACCOUNT, route("10.0.0.0/8", k8s.id), Takeover::Refuse).await;
     assert!(matches!(taken, Err(RouteWriteError::NetworkTaken)), "{taken:?}");
     let other = AccountId::from_bytes([1; 16]);
     assert_eq!(store.route_list(other, &RouteFilter::default(), Window::ALL).await.unwrap().total, 0);
+}
+
+#[tokio::test]
+async fn addresses_of_another_tunnel_are_taken_only_where_it_is_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let actor = Actor::system();
+    let (old, new) = (tunnel(&store, "old").await.unwrap(), tunnel(&store, "new").await.unwrap());
+    let wide = store.route_create(&actor, ACCOUNT, route("10.0.0.0/8", old.id), Takeover::Refuse).await;
+    let wide = wide.unwrap().value;
+    let narrow = |tunnel: &TunnelRow| route("10.1.0.0/16", tunnel.id);
+    let refused = store.route_create(&actor, ACCOUNT, narrow(&new), Takeover::Refuse).await;
+    assert!(matches!(refused, Err(RouteWriteError::TakesAddresses)), "{refused:?}");
+    let edit = RouteEdit { tunnel: Some(new.id), ..RouteEdit::default() };
+    let refused = store.route_update(&actor, ACCOUNT, wide.id, edit, Takeover::Refuse).await;
+    assert!(matches!(refused, Err(RouteWriteError::TakesAddresses)), "{refused:?}");
+    store.route_create(&actor, ACCOUNT, narrow(&new), Takeover::Allow).await.unwrap();
+    let records = store.audit_list(ACCOUNT, Window::ALL).await.unwrap();
+    assert_eq!(records.iter().filter(|record| record.detail["takes_addresses"] == true).count(), 1);
 }
 
 #[tokio::test]
@@ -430,13 +453,17 @@ async fn take(store: &Store, seen: &Replayed, token: &ServiceTokenRow, step: &St
                 virtual_network: seen.network(*network),
                 ..route(&format!("10.{network}.0.0/16"), seen.tunnel(*which)?)
             };
-            store.route_create(&actor, ACCOUNT, new).await.ok().map(drop)
+            store.route_create(&actor, ACCOUNT, new, Takeover::Allow).await.ok().map(drop)
         }
         Step::RouteMove(which, network) => {
             let written = format!("10.{network}.0.0/16");
             let edit =
                 RouteEdit { network: Some((written.parse().unwrap(), written)), ..RouteEdit::default() };
-            store.route_update(&actor, ACCOUNT, seen.route(*which)?, edit).await.ok().map(drop)
+            store
+                .route_update(&actor, ACCOUNT, seen.route(*which)?, edit, Takeover::Allow)
+                .await
+                .ok()
+                .map(drop)
         }
         Step::RouteDelete(which) => {
             store.route_delete(&actor, ACCOUNT, seen.route(*which)?).await.ok().map(drop)

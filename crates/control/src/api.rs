@@ -1,0 +1,260 @@
+//! The v4 API (contract D): paths, credentials, bodies in; envelopes out.
+//!
+//! What holds: a request is authenticated before its path or its body is looked at closely, its body is read only then
+//! and never beyond [`MAX_BODY_BYTES`], and every answer, also of an unknown path, is an envelope with `CF-Ray` and
+//! `X-Request-Id`. The request's extensions may hold the client's `std::net::SocketAddr`, put there by the listener; without
+//! it, a token that is limited to addresses is refused.
+
+mod account;
+mod auth;
+mod body;
+mod device;
+pub(crate) mod envelope;
+mod path;
+mod route;
+mod service_token;
+mod shape;
+mod token;
+mod tunnel;
+mod virtual_network;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use adit_model::AccountId;
+use adit_store::Actor;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::routing::any;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use uuid::Uuid;
+
+use self::auth::{Principal, Standing};
+use self::body::{Family, Fields};
+use self::envelope::{ApiError, Reply};
+use self::path::Query;
+use crate::Control;
+use crate::limiter::{Allowance, MAX_REQUESTS, REQUEST_WINDOW};
+use crate::permission::{Area, Level};
+
+pub(crate) use self::auth::refused;
+pub(crate) use self::body::Fields as BodyFields;
+
+/// Where the API is served.
+const BASE: &str = "/client/v4";
+/// Longest body of a request (contract D, 1.4).
+const MAX_BODY_BYTES: usize = 8 << 20;
+/// How long a client may take to send its body.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The API, to be served on the management hosts over `http` or `https`. It answers under `/client/v4` only.
+pub fn router(control: Control) -> Router {
+    let serve = any(move |request: Request<Body>| {
+        let control = control.clone();
+        async move { answer(&control, request).await }
+    });
+    Router::new()
+        .route(BASE, serve.clone())
+        .route("/client/v4/", serve.clone())
+        .route("/client/v4/{*path}", serve)
+}
+
+/// One request that is allowed in.
+struct Call<'a> {
+    control: &'a Control,
+    principal: &'a Principal,
+    actor: Actor,
+    account: AccountId,
+    query: Query,
+    body: Bytes,
+}
+
+impl Call<'_> {
+    /// Refuses a token that may not do this.
+    fn need(&self, area: Area, level: Level) -> Result<(), ApiError> {
+        if self.principal.may(self.account, area, level) {
+            return Ok(());
+        }
+        Err(ApiError::new(StatusCode::FORBIDDEN, 10000, "Authentication error"))
+    }
+
+    /// The body as an object.
+    fn fields(&self, family: Family) -> Result<Fields, ApiError> {
+        Fields::read(&self.body, family)
+    }
+}
+
+/// The methods that mean something here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Get,
+    Post,
+    Put,
+    Patch,
+    Delete,
+}
+
+impl Verb {
+    fn of(method: &Method) -> Option<Self> {
+        [
+            (Method::GET, Self::Get),
+            (Method::POST, Self::Post),
+            (Method::PUT, Self::Put),
+            (Method::PATCH, Self::Patch),
+            (Method::DELETE, Self::Delete),
+        ]
+        .into_iter()
+        .find(|(known, _)| known == method)
+        .map(|(_, verb)| verb)
+    }
+}
+
+/// The id of one request, for its answer's headers and the audit record.
+#[derive(Debug)]
+pub(crate) struct RequestId(Uuid);
+
+impl RequestId {
+    pub(crate) fn new() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.0.to_string()
+    }
+
+    /// Puts it on an answer (contract D, 1.7).
+    pub(crate) fn put(&self, node: &str, response: &mut Response<Body>) {
+        let ray = format!("{}-{node}", &self.0.simple().to_string()[..16]);
+        for (name, value) in [("cf-ray", ray), ("x-request-id", self.text())] {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                response.headers_mut().insert(HeaderName::from_static(name), value);
+            }
+        }
+    }
+}
+
+/// The client's address, if the listener has left it.
+pub(crate) fn client_address(parts: &Parts) -> Option<IpAddr> {
+    parts.extensions.get::<SocketAddr>().map(|address| address.ip().to_canonical())
+}
+
+async fn answer(control: &Control, request: Request<Body>) -> Response<Body> {
+    let id = RequestId::new();
+    let mut allowance = None;
+    let outcome = outcome(control, request, &id, &mut allowance).await;
+    let mut response = envelope::response(outcome);
+    id.put(&control.0.settings.node, &mut response);
+    let allowance = allowance
+        .unwrap_or(Allowance { remaining: Some(MAX_REQUESTS), reset_seconds: REQUEST_WINDOW.as_secs() });
+    for (name, value) in [
+        (
+            "ratelimit",
+            format!("\"default\";r={};t={}", allowance.remaining.unwrap_or(0), allowance.reset_seconds),
+        ),
+        ("ratelimit-policy", format!("\"default\";q={MAX_REQUESTS};w={}", REQUEST_WINDOW.as_secs())),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            response.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+    }
+    response
+}
+
+async fn outcome(
+    control: &Control,
+    request: Request<Body>,
+    id: &RequestId,
+    allowance: &mut Option<Allowance>,
+) -> Result<Reply, ApiError> {
+    let (parts, body) = request.into_parts();
+    let address = client_address(&parts);
+    let mut actor = Actor { who: "unknown".into(), address, request: id.text() };
+    let path = parts.uri.path().strip_prefix(BASE).unwrap_or_default();
+    let segments = path::segments(path);
+    let segments = segments.ok_or_else(|| ApiError::unroutable(parts.uri.path()))?;
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let verifies =
+        matches!(segments.as_slice(), ["user", "tokens", "verify"] | ["accounts", _, "tokens", "verify"]);
+
+    let principal = auth::authenticate(control, &parts.headers, &actor).await.map_err(|error| {
+        let unknown = verifies && error.status == StatusCode::UNAUTHORIZED;
+        if unknown { ApiError { code: 1000, message: "Invalid API Token".into(), ..error } } else { error }
+    })?;
+    let taken = control.requests().take(principal.token.id, Instant::now());
+    *allowance = Some(taken);
+    if taken.remaining.is_none() && address.is_some_and(|address| !address.is_loopback()) {
+        return Err(ApiError::too_many(taken.reset_seconds));
+    }
+    if principal.standing != Standing::Active && !verifies {
+        let error = ApiError::new(StatusCode::UNAUTHORIZED, 10000, "Authentication error");
+        return Err(refused(control, &actor, error).await);
+    }
+    actor.who = format!("api_token:{}", principal.token.id);
+
+    let verb = Verb::of(&parts.method).ok_or_else(ApiError::no_route)?;
+    let query = Query::parse(parts.uri.query().unwrap_or_default())?;
+    let body = if verb == Verb::Get { Bytes::new() } else { collect(&parts, body).await? };
+    let account = control.0.account;
+    let call = Call { control, principal: &principal, actor, account, query, body };
+    dispatch(&call, verb, &segments, parts.uri.path()).await
+}
+
+/// Reads a body whole.
+async fn collect(parts: &Parts, body: Body) -> Result<Bytes, ApiError> {
+    collect_limited(parts, body, MAX_BODY_BYTES).await
+}
+
+/// Reads a body whole, up to a length and a deadline.
+pub(crate) async fn collect_limited(parts: &Parts, body: Body, most: usize) -> Result<Bytes, ApiError> {
+    let too_large = || {
+        let message = format!("Request body is larger than {most} bytes");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, 6008, message)
+    };
+    let announced = parts.headers.get(http::header::CONTENT_LENGTH);
+    let announced = announced.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > most) {
+        return Err(too_large());
+    }
+    let read = tokio::time::timeout(BODY_DEADLINE, Limited::new(body, most).collect()).await;
+    match read {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
+        Ok(Err(_)) => Err(ApiError::new(StatusCode::BAD_REQUEST, 6007, "The request body ended early")),
+        Err(_) => {
+            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, 6009, "The request body did not arrive in time"))
+        }
+    }
+}
+
+async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str], path: &str) -> Result<Reply, ApiError> {
+    match (verb, segments) {
+        (Verb::Get, ["user", "tokens", "verify"]) => Ok(token::verify(call)),
+        (Verb::Get, ["user"]) => Err(account::no_user()),
+        (Verb::Get, ["accounts"]) => account::list(call).await,
+        (_, ["accounts", tag, rest @ ..]) => {
+            let tag: AccountId = tag.parse().map_err(|_| ApiError::unroutable(path))?;
+            if tag != call.account || !call.principal.sees(tag) {
+                let message = "Unauthorized to access requested resource";
+                return Err(ApiError::new(StatusCode::FORBIDDEN, 9109, message));
+            }
+            dispatch_account(call, verb, rest).await
+        }
+        _ => Err(ApiError::no_route()),
+    }
+}
+
+async fn dispatch_account(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
+    match segments {
+        [] if verb == Verb::Get => account::fetch(call).await,
+        ["tokens", rest @ ..] => token::dispatch(call, verb, rest).await,
+        ["cfd_tunnel", rest @ ..] => tunnel::dispatch(call, verb, rest).await,
+        ["tunnels"] if verb == Verb::Get => tunnel::list(call).await,
+        ["teamnet", "routes", rest @ ..] => route::dispatch(call, verb, rest).await,
+        ["teamnet", "virtual_networks", rest @ ..] => virtual_network::dispatch(call, verb, rest).await,
+        ["access", "service_tokens", rest @ ..] => service_token::dispatch(call, verb, rest).await,
+        ["devices", rest @ ..] => device::dispatch(call, verb, rest).await,
+        _ => Err(ApiError::no_route()),
+    }
+}

@@ -1,0 +1,53 @@
+//! Accounts (contract D, 5): this installation has one.
+
+use adit_store::AccountRow;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::envelope::{ApiError, Reply};
+use super::{Call, shape};
+
+/// Accounts on a page, if nothing is said.
+const PER_PAGE: u64 = 20;
+const MAX_PER_PAGE: u64 = 50;
+
+/// API tokens stand for no person.
+pub(super) fn no_user() -> ApiError {
+    ApiError::new(StatusCode::FORBIDDEN, 9109, "Unauthorized to access requested resource")
+}
+
+pub(super) async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
+    let paging = call.query.paging(PER_PAGE, MAX_PER_PAGE)?;
+    let name = call.query.text("name");
+    let accounts = call.control.0.store.account_list().await?;
+    let seen: Vec<&AccountRow> = accounts
+        .iter()
+        .filter(|account| call.principal.sees(account.id) && name.is_none_or(|name| account.name == name))
+        .collect();
+    let window = paging.window();
+    let rows: Vec<Value> = seen
+        .iter()
+        .skip(usize::try_from(window.offset).unwrap_or(usize::MAX))
+        .take(usize::try_from(window.limit).unwrap_or(usize::MAX))
+        .map(|account| object(account))
+        .collect();
+    let info = paging.info(rows.len(), seen.len() as u64);
+    Ok(Reply::Many { rows, info })
+}
+
+pub(super) async fn fetch(call: &Call<'_>) -> Result<Reply, ApiError> {
+    let accounts = call.control.0.store.account_list().await?;
+    let account = accounts.iter().find(|account| account.id == call.account);
+    account.map(|account| Reply::One(object(account))).ok_or_else(ApiError::no_route)
+}
+
+fn object(account: &AccountRow) -> Value {
+    json!({
+        "id": account.id,
+        "name": account.name,
+        "type": "standard",
+        "created_on": shape::time(account.created_at),
+        "settings": { "enforce_twofactor": false, "abuse_contact_email": null },
+        "managed_by": null,
+    })
+}

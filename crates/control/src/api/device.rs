@@ -1,0 +1,287 @@
+//! Devices and registrations (contract D, 11.1 to 11.4): `A/devices`.
+
+use adit_model::{DeviceId, RegistrationId};
+use adit_store::{DeviceRow, FindError, RegistrationFilter, RegistrationRow, RegistrationStatus, Window};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::StatusCode;
+use serde_json::{Value, json};
+use std::str::FromStr;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::body::{self, Family};
+use super::envelope::{ApiError, Reply};
+use super::{Call, Verb, shape};
+use crate::permission::{Area, Level};
+
+const PER_PAGE: u64 = 50;
+const MAX_PER_PAGE: u64 = 200;
+/// How many ids one request may name (contract D, 11.4).
+const MAX_IDS: usize = 200;
+
+pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
+    match (verb, segments) {
+        (Verb::Get, []) => legacy_list(call).await,
+        (Verb::Post, ["revoke"]) => legacy_mark(call, Mark::Revoke).await,
+        (Verb::Post, ["unrevoke"]) => legacy_mark(call, Mark::Unrevoke).await,
+        (Verb::Get, ["registrations"]) => registration_list(call).await,
+        (Verb::Delete, ["registrations"]) => mark(call, &ids(call)?, Mark::Delete).await,
+        (Verb::Post, ["registrations", "revoke"]) => mark(call, &ids(call)?, Mark::Revoke).await,
+        (Verb::Post, ["registrations", "unrevoke"]) => mark(call, &ids(call)?, Mark::Unrevoke).await,
+        (Verb::Get, ["registrations", id]) => registration_fetch(call, id).await,
+        (Verb::Delete, ["registrations", id]) => mark(call, &[parse(id)?], Mark::Delete).await,
+        (Verb::Get, ["physical-devices"]) => device_list(call).await,
+        (Verb::Get, ["physical-devices", id]) => device_fetch(call, id).await,
+        (Verb::Delete, ["physical-devices", id]) => device_delete(call, id).await,
+        (Verb::Post, ["physical-devices", id, "revoke"]) => device_revoke(call, id).await,
+        (Verb::Get, [id]) => legacy_fetch(call, id).await,
+        _ => Err(ApiError::no_route()),
+    }
+}
+
+/// What is done to registrations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Revoke,
+    Unrevoke,
+    Delete,
+}
+
+async fn mark(call: &Call<'_>, ids: &[RegistrationId], mark: Mark) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Write)?;
+    let store = &call.control.0.store;
+    let done = match mark {
+        Mark::Revoke => store.registration_revoke(&call.actor, call.account, ids).await,
+        Mark::Unrevoke => store.registration_unrevoke(&call.actor, call.account, ids).await,
+        Mark::Delete => store.registration_delete(&call.actor, call.account, ids).await,
+    };
+    done.map_err(missing)?;
+    Ok(Reply::One(Value::Null))
+}
+
+/// The registrations that a query names: `id` repeated, or with commas.
+fn ids(call: &Call<'_>) -> Result<Vec<RegistrationId>, ApiError> {
+    let ids = call.query.all("id");
+    if ids.is_empty() || ids.len() > MAX_IDS {
+        let message = format!("id: expected 1 to {MAX_IDS} registration ids in the query");
+        return Err(Family::Device.invalid(&message));
+    }
+    ids.into_iter().map(parse).collect()
+}
+
+/// The legacy form: a JSON array of ids, each of a registration or of a device with all its registrations.
+async fn legacy_mark(call: &Call<'_>, what: Mark) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Write)?;
+    let wrong = || {
+        let message = format!("the body: expected an array of 1 to {MAX_IDS} ids");
+        Family::Device.invalid(&message).at("")
+    };
+    let body = body::value(&call.body, Family::Device)?;
+    let listed = body.as_array().filter(|ids| (1..=MAX_IDS).contains(&ids.len())).ok_or_else(wrong)?;
+    let mut ids = Vec::with_capacity(listed.len());
+    for id in listed {
+        let id: Uuid = id.as_str().and_then(|id| Uuid::try_parse(id).ok()).ok_or_else(wrong)?;
+        let registration = RegistrationId::from_uuid(id);
+        match call.control.0.store.registration_fetch(call.account, registration).await {
+            Ok(_) => ids.push(registration),
+            Err(FindError::NotFound) => ids.extend(of_device(call, DeviceId::from_uuid(id)).await?),
+            Err(FindError::Fault(fault)) => return Err(fault.into()),
+        }
+    }
+    mark(call, &ids, what).await
+}
+
+/// The registrations of a device; an unknown device is an error.
+async fn of_device(call: &Call<'_>, device: DeviceId) -> Result<Vec<RegistrationId>, ApiError> {
+    let store = &call.control.0.store;
+    store.device_fetch(call.account, device).await.map_err(missing)?;
+    let filter = RegistrationFilter { devices: vec![device], ..RegistrationFilter::default() };
+    let page = store.registration_list(call.account, &filter, Window::ALL).await?;
+    Ok(page.rows.iter().map(|row| row.id).collect())
+}
+
+async fn registration_list(call: &Call<'_>) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Read)?;
+    let query = &call.query;
+    let paging = query.paging(PER_PAGE, MAX_PER_PAGE)?;
+    let filter = RegistrationFilter {
+        ids: query.parsed_all("id")?,
+        devices: query.parsed_all("device.id")?,
+        service_token: query.parsed("user.id")?,
+        search: query.text("search").map(str::to_owned),
+        status: match query.text("status") {
+            None | Some("all") => RegistrationStatus::All,
+            Some("active") => RegistrationStatus::Active,
+            Some("revoked") => RegistrationStatus::Revoked,
+            Some(_) => return Err(Family::Device.invalid("status: expected active, all or revoked")),
+        },
+        after: query.text("cursor").map(cursor).transpose()?,
+    };
+    let window = Window { offset: 0, limit: paging.per_page() };
+    let page = call.control.0.store.registration_list(call.account, &filter, window).await?;
+    let rows: Vec<Value> = page.rows.iter().map(registration_object).collect();
+    let full = rows.len() as u64 == paging.per_page();
+    let next = page.rows.last().filter(|_| full).map(|row| cursor_text(row.created_at, row.id.uuid()));
+    let info = cursor_info(rows.len(), paging.per_page(), page.total, next.as_deref());
+    Ok(Reply::Many { rows, info })
+}
+
+async fn registration_fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Read)?;
+    let row = call.control.0.store.registration_fetch(call.account, parse(id)?).await.map_err(missing)?;
+    Ok(Reply::One(registration_object(&row)))
+}
+
+async fn device_list(call: &Call<'_>) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Read)?;
+    let paging = call.query.paging(PER_PAGE, MAX_PER_PAGE)?;
+    let after = call.query.text("cursor").map(cursor).transpose()?;
+    let window = Window { offset: 0, limit: paging.per_page() };
+    let page = call.control.0.store.device_list(call.account, after, window).await?;
+    let rows: Vec<Value> = page.rows.iter().map(device_object).collect();
+    let full = rows.len() as u64 == paging.per_page();
+    let next = page.rows.last().filter(|_| full).map(|row| cursor_text(row.created_at, row.id.uuid()));
+    let info = cursor_info(rows.len(), paging.per_page(), page.total, next.as_deref());
+    Ok(Reply::Many { rows, info })
+}
+
+async fn device_fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Read)?;
+    let row = call.control.0.store.device_fetch(call.account, parse(id)?).await.map_err(missing)?;
+    Ok(Reply::One(device_object(&row)))
+}
+
+async fn device_delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Write)?;
+    let done = call.control.0.store.device_delete(&call.actor, call.account, parse(id)?).await;
+    done.map_err(missing)?;
+    Ok(Reply::One(Value::Null))
+}
+
+async fn device_revoke(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    let ids = of_device(call, parse(id)?).await?;
+    mark(call, &ids, Mark::Revoke).await
+}
+
+async fn legacy_list(call: &Call<'_>) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Read)?;
+    let filter = RegistrationFilter::default();
+    let page = call.control.0.store.registration_list(call.account, &filter, Window::ALL).await?;
+    Ok(Reply::single(page.rows.iter().map(legacy_object).collect()))
+}
+
+async fn legacy_fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Read)?;
+    let row = call.control.0.store.registration_fetch(call.account, parse(id)?).await.map_err(missing)?;
+    Ok(Reply::One(legacy_object(&row)))
+}
+
+/// Where the next page begins: the last row's time in microseconds and its id.
+fn cursor_text(at: OffsetDateTime, id: Uuid) -> String {
+    let micros = at.unix_timestamp_nanos() / 1000;
+    URL_SAFE_NO_PAD.encode(format!("{micros}:{id}"))
+}
+
+fn cursor<T: FromStr>(text: &str) -> Result<(OffsetDateTime, T), ApiError> {
+    let read = || {
+        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        let (micros, id) = text.split_once(':')?;
+        let nanoseconds = i128::from(micros.parse::<i64>().ok()?) * 1000;
+        Some((OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()?, id.parse().ok()?))
+    };
+    read().ok_or_else(|| Family::Device.invalid("cursor: expected the cursor of an earlier page"))
+}
+
+fn cursor_info(count: usize, per_page: u64, total: u64, next: Option<&str>) -> Value {
+    json!({ "count": count, "per_page": per_page, "total_count": total, "cursor": next })
+}
+
+fn user_object(row: &RegistrationRow) -> Value {
+    json!({ "id": row.service_token, "email": row.user, "name": null })
+}
+
+fn registration_object(row: &RegistrationRow) -> Value {
+    json!({
+        "id": row.id,
+        "created_at": shape::time(row.created_at),
+        "updated_at": shape::time(row.updated_at),
+        "last_seen_at": shape::time(row.last_seen_at),
+        "key": row.public_key,
+        "key_type": "secp256r1",
+        "tunnel_type": null,
+        "registration_type": "warp",
+        "device": { "id": row.device, "name": row.device_name, "client_version": row.client_version },
+        "user": user_object(row),
+        "policy": null,
+        "revoked_at": shape::maybe_time(row.revoked_at),
+        "deleted_at": null,
+        "virtual_ipv4": null,
+        "virtual_ipv6": null,
+    })
+}
+
+fn device_object(row: &DeviceRow) -> Value {
+    json!({
+        "id": row.id,
+        "name": row.name,
+        "created_at": shape::time(row.created_at),
+        "updated_at": shape::time(row.updated_at),
+        "last_seen_at": shape::time(row.last_seen_at),
+        "active_registrations": row.active_registrations,
+        "tags": {},
+        "device_type": row.device_type,
+        "os_version": row.os_version,
+        "client_version": row.client_version,
+        "serial_number": null,
+        "hardware_id": null,
+        "model": null,
+        "manufacturer": null,
+        "mac_address": null,
+        "public_ip": row.public_ip,
+        "deleted_at": null,
+        "last_seen_user": row.last_seen_user.as_ref().map(|user| json!({ "id": null, "email": user, "name": null })),
+        "last_seen_registration": null,
+    })
+}
+
+/// A registration as the legacy list shows it: one device each.
+fn legacy_object(row: &RegistrationRow) -> Value {
+    json!({
+        "id": row.id,
+        "name": row.device_name,
+        "device_type": row.device_type,
+        "version": row.client_version,
+        "os_version": row.os_version,
+        "os_version_extra": null,
+        "os_distro_name": null,
+        "os_distro_revision": null,
+        "model": null,
+        "manufacturer": null,
+        "mac_address": null,
+        "serial_number": null,
+        "ip": row.public_ip,
+        "key": row.public_key,
+        "created": shape::time(row.created_at),
+        "updated": shape::time(row.updated_at),
+        "last_seen": shape::time(row.last_seen_at),
+        "deleted": false,
+        "revoked_at": shape::maybe_time(row.revoked_at),
+        "user": user_object(row),
+    })
+}
+
+fn parse<T: FromStr>(id: &str) -> Result<T, ApiError> {
+    id.parse().map_err(|_| not_found())
+}
+
+fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, 1100, "Device or registration not found")
+}
+
+fn missing(error: FindError) -> ApiError {
+    match error {
+        FindError::NotFound => not_found(),
+        FindError::Fault(fault) => fault.into(),
+    }
+}

@@ -1,0 +1,241 @@
+//! Routes (contract D, 6.4): `A/teamnet/routes` by id, and by network as older clients have it.
+
+use std::net::IpAddr;
+
+use adit_model::{Cidr, RouteId, TunnelId, VirtualNetworkId};
+use adit_store::{
+    Deleted, FindError, NewRoute, RouteEdit, RouteFilter, RouteRow, RouteWriteError, Takeover, Window,
+};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::body::{Family, Fields};
+use super::envelope::{ApiError, Reply};
+use super::{Call, Verb, shape, tunnel, virtual_network};
+use crate::permission::{Area, Level};
+
+/// Longest comment, in characters.
+const MAX_COMMENT: usize = 256;
+const PER_PAGE: u64 = 20;
+const MAX_PER_PAGE: u64 = 1000;
+
+pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
+    match (verb, segments) {
+        (Verb::Post, []) => create(call, None).await,
+        (Verb::Get, []) => list(call).await,
+        (Verb::Get, ["ip", address]) => lookup(call, address).await,
+        (_, ["network", network]) => by_network(call, verb, network).await,
+        // Not escaped: two segments, the second of which is the prefix length.
+        (_, ["network", network, length]) => by_network(call, verb, &format!("{network}/{length}")).await,
+        (Verb::Get, [id]) => fetch(call, id).await,
+        (Verb::Patch, [id]) => {
+            call.need(Area::Tunnel, Level::Write)?;
+            update(call, parse(id)?).await
+        }
+        (Verb::Delete, [id]) => {
+            call.need(Area::Tunnel, Level::Write)?;
+            delete(call, parse(id)?).await
+        }
+        _ => Err(ApiError::no_route()),
+    }
+}
+
+async fn create(call: &Call<'_>, network: Option<&str>) -> Result<Reply, ApiError> {
+    call.need(Area::Tunnel, Level::Write)?;
+    let fields = call.fields(Family::Network)?;
+    let written = match network {
+        Some(network) => network,
+        None => fields.required("network", "a network such as 10.0.0.0/8", fields.text("network")?)?,
+    };
+    let (network, network_as_written) = checked(written)?;
+    let tunnel: TunnelId = fields.required("tunnel_id", "a UUID", fields.id("tunnel_id")?)?;
+    let new = NewRoute {
+        network,
+        network_as_written,
+        tunnel,
+        comment: fields.comment("comment", MAX_COMMENT)?.unwrap_or_default(),
+        virtual_network: virtual_network_id(&fields)?,
+    };
+    let made = call.control.0.store.route_create(&call.actor, call.account, new, takeover(call)).await;
+    Ok(Reply::One(object(&made.map_err(write_error)?.value)))
+}
+
+/// A token that may edit policy may also take addresses from another tunnel's networks (design, section 4).
+fn takeover(call: &Call<'_>) -> Takeover {
+    match call.need(Area::ZeroTrust, Level::Write) {
+        Ok(()) => Takeover::Allow,
+        Err(_) => Takeover::Refuse,
+    }
+}
+
+/// A network, and the text by which it is shown: as it was written, a bare address with its prefix length.
+fn checked(written: &str) -> Result<(Cidr, String), ApiError> {
+    let network = written.parse::<Cidr>().map_err(|error| {
+        Family::Network.invalid(&format!("network is not a valid CIDR: {error}")).at("/network")
+    })?;
+    let shown = if written.contains('/') {
+        written.to_owned()
+    } else {
+        format!("{written}/{}", network.net().prefix_len())
+    };
+    Ok((network, shown))
+}
+
+/// The virtual network of a body; an empty text is none, as an older client sends it.
+fn virtual_network_id(fields: &Fields) -> Result<Option<VirtualNetworkId>, ApiError> {
+    match fields.text("virtual_network_id")? {
+        Some("") => Ok(None),
+        _ => fields.id("virtual_network_id"),
+    }
+}
+
+async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
+    call.need(Area::Tunnel, Level::Read)?;
+    let query = &call.query;
+    let paging = query.paging(PER_PAGE, MAX_PER_PAGE)?;
+    let filter = RouteFilter {
+        id: query.parsed("route_id")?,
+        comment: query.text("comment").map(str::to_owned),
+        inside: query.parsed("network_subset")?,
+        around: query.parsed("network_superset")?,
+        tunnel: query.parsed("tunnel_id")?,
+        virtual_network: query.parsed("virtual_network_id")?,
+        deleted: query.deleted()?,
+        existed_at: query.time("existed_at")?,
+    };
+    if !tunnel::of_kind(&query.all("tun_types")) {
+        return Ok(Reply::Many { rows: Vec::new(), info: paging.info(0, 0) });
+    }
+    let page = call.control.0.store.route_list(call.account, &filter, paging.window()).await?;
+    let rows: Vec<Value> = page.rows.iter().map(object).collect();
+    let info = paging.info(rows.len(), page.total);
+    Ok(Reply::Many { rows, info })
+}
+
+async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::Tunnel, Level::Read)?;
+    let row = call.control.0.store.route_fetch(call.account, parse(id)?).await.map_err(missing)?;
+    Ok(Reply::One(object(&row)))
+}
+
+async fn update(call: &Call<'_>, id: RouteId) -> Result<Reply, ApiError> {
+    let fields = call.fields(Family::Network)?;
+    let edit = RouteEdit {
+        network: fields.text("network")?.map(checked).transpose()?,
+        tunnel: fields.id("tunnel_id")?,
+        comment: fields.comment("comment", MAX_COMMENT)?,
+        virtual_network: virtual_network_id(&fields)?,
+    };
+    let done = call.control.0.store.route_update(&call.actor, call.account, id, edit, takeover(call)).await;
+    Ok(Reply::One(object(&done.map_err(write_error)?.value)))
+}
+
+async fn delete(call: &Call<'_>, id: RouteId) -> Result<Reply, ApiError> {
+    let done = call.control.0.store.route_delete(&call.actor, call.account, id).await;
+    Ok(Reply::One(object(&done.map_err(missing)?.value)))
+}
+
+/// The longest prefix that holds an address; none is `null`, not 404 (contract D, 6.4).
+async fn lookup(call: &Call<'_>, address: &str) -> Result<Reply, ApiError> {
+    call.need(Area::Tunnel, Level::Read)?;
+    let store = &call.control.0.store;
+    let address: IpAddr = address.parse().map_err(|_| {
+        Family::Network.invalid("ip: expected an address such as 10.0.0.1 or 2001:db8::1, no network")
+    })?;
+    let network = match call.query.parsed("virtual_network_id")? {
+        Some(id) => store.virtual_network_fetch(call.account, id).await,
+        None => store.virtual_network_default(call.account).await,
+    };
+    let network = network.map_err(virtual_network::missing)?;
+    let found = store.route_lookup(call.account, network.id, address.to_canonical()).await?;
+    Ok(Reply::One(found.as_ref().map_or(Value::Null, object)))
+}
+
+/// `network/{cidr}`: what the 2022 provider uses to create, change and delete.
+async fn by_network(call: &Call<'_>, verb: Verb, network: &str) -> Result<Reply, ApiError> {
+    match verb {
+        Verb::Post => create(call, Some(network)).await,
+        Verb::Patch => {
+            call.need(Area::Tunnel, Level::Write)?;
+            update(call, resolve(call, network).await?).await
+        }
+        Verb::Delete => {
+            call.need(Area::Tunnel, Level::Write)?;
+            delete(call, resolve(call, network).await?).await
+        }
+        Verb::Get | Verb::Put => Err(ApiError::no_route()),
+    }
+}
+
+/// The live route with this network: in the virtual network that the query or body names, else in the default one, else
+/// the only one there is (contract D, 6.4: that client's delete does not say which).
+async fn resolve(call: &Call<'_>, network: &str) -> Result<RouteId, ApiError> {
+    let (network, _) = checked(network)?;
+    let store = &call.control.0.store;
+    let named: Option<VirtualNetworkId> = call.query.parsed("virtual_network_id")?;
+    let filter = RouteFilter {
+        inside: Some(network),
+        around: Some(network),
+        tunnel: call.query.parsed("tunnel_id")?,
+        virtual_network: named,
+        deleted: Deleted::Without,
+        ..RouteFilter::default()
+    };
+    let found = store.route_list(call.account, &filter, Window::ALL).await?.rows;
+    let default = store.virtual_network_default(call.account).await.map_err(virtual_network::missing)?.id;
+    let in_default = found.iter().find(|route| route.virtual_network == default);
+    match (in_default, found.as_slice()) {
+        (Some(route), _) | (None, [route]) => Ok(route.id),
+        (None, _) => Err(not_found()),
+    }
+}
+
+fn object(route: &RouteRow) -> Value {
+    json!({
+        "id": route.id,
+        "network": route.network_as_written,
+        "tunnel_id": route.tunnel,
+        "tunnel_name": route.tunnel_name,
+        "tun_type": "cfd_tunnel",
+        "virtual_network_id": route.virtual_network,
+        "virtual_network_name": route.virtual_network_name,
+        "comment": route.comment,
+        "created_at": shape::time(route.created_at),
+        "deleted_at": shape::maybe_time(route.deleted_at),
+    })
+}
+
+fn parse(id: &str) -> Result<RouteId, ApiError> {
+    id.parse().map_err(|_| not_found())
+}
+
+fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, 1003, "Route not found")
+}
+
+fn missing(error: FindError) -> ApiError {
+    match error {
+        FindError::NotFound => not_found(),
+        FindError::Fault(fault) => fault.into(),
+    }
+}
+
+fn write_error(error: RouteWriteError) -> ApiError {
+    match error {
+        RouteWriteError::NotFound => not_found(),
+        RouteWriteError::TunnelNotFound => Family::Network.invalid("Tunnel not found").at("/tunnel_id"),
+        RouteWriteError::VirtualNetworkNotFound => {
+            Family::Network.invalid("Virtual network not found").at("/virtual_network_id")
+        }
+        RouteWriteError::NetworkTaken => {
+            let message = "You already have a route defined for this exact IP subnet";
+            ApiError::new(StatusCode::CONFLICT, 1014, message).at("/network")
+        }
+        RouteWriteError::TakesAddresses => {
+            let message = "Authentication error: these addresses lead to another tunnel, and to take them away needs \
+                           a token with Zero Trust Write";
+            ApiError::new(StatusCode::FORBIDDEN, 10000, message)
+        }
+        RouteWriteError::Fault(fault) => fault.into(),
+    }
+}

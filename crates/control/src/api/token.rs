@@ -1,0 +1,187 @@
+//! API tokens (contract D, 5): `A/tokens`.
+
+use adit_model::{SecretHash, TokenId};
+use adit_store::{FindError, NewToken, TokenEdit, TokenRow};
+use http::StatusCode;
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::auth::Standing;
+use super::body::{Family, Fields};
+use super::envelope::{ApiError, Reply};
+use super::{Call, Verb, shape};
+use crate::install::new_api_token;
+use crate::permission::{self, Area, GROUPS, Level};
+
+/// Longest name of a token, in characters.
+const MAX_NAME: usize = 120;
+const PER_PAGE: u64 = 20;
+const MAX_PER_PAGE: u64 = 1000;
+
+/// Whether the token that asks is good (contract D, 5).
+pub(super) fn verify(call: &Call<'_>) -> Reply {
+    let token = &call.principal.token;
+    Reply::One(json!({
+        "id": token.id.uuid().simple().to_string(),
+        "status": call.principal.standing.as_str(),
+        "not_before": shape::maybe_time(token.not_before),
+        "expires_on": shape::maybe_time(token.expires_at),
+    }))
+}
+
+pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
+    match (verb, segments) {
+        (Verb::Get, ["verify"]) => Ok(verify(call)),
+        // A token that is not good may only ask whether it is.
+        _ if call.principal.standing != Standing::Active => {
+            Err(ApiError::new(StatusCode::UNAUTHORIZED, 10000, "Authentication error"))
+        }
+        (Verb::Get, ["permission_groups"]) => groups(call),
+        (Verb::Get, []) => list(call).await,
+        (Verb::Post, []) => create(call).await,
+        (Verb::Get, [id]) => fetch(call, id).await,
+        (Verb::Put, [id]) => update(call, id).await,
+        (Verb::Delete, [id]) => revoke(call, id).await,
+        (Verb::Put, [id, "value"]) => roll(call, id).await,
+        _ => Err(ApiError::no_route()),
+    }
+}
+
+fn groups(call: &Call<'_>) -> Result<Reply, ApiError> {
+    call.need(Area::ApiTokens, Level::Read)?;
+    let name = call.query.text("name");
+    let scope = "com.cloudflare.api.account";
+    let groups = GROUPS.iter().filter(|group| name.is_none_or(|name| group.name == name));
+    let rows = groups.map(|group| json!({ "id": group.id, "name": group.name, "scopes": [scope] })).collect();
+    Ok(Reply::single(rows))
+}
+
+async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
+    call.need(Area::ApiTokens, Level::Read)?;
+    let paging = call.query.paging(PER_PAGE, MAX_PER_PAGE)?;
+    let page = call.control.0.store.token_list(call.account, paging.window()).await?;
+    let rows: Vec<Value> = page.rows.iter().map(object).collect();
+    let info = paging.info(rows.len(), page.total);
+    Ok(Reply::Many { rows, info })
+}
+
+async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
+    call.need(Area::ApiTokens, Level::Write)?;
+    let wanted = read(&call.fields(Family::Network)?)?;
+    let value = new_value()?;
+    let new = NewToken {
+        name: wanted.name,
+        hash: SecretHash::of(value.as_bytes()),
+        policies: wanted.policies,
+        condition: wanted.condition,
+        not_before: wanted.not_before,
+        expires_at: wanted.expires_at,
+    };
+    let made = call.control.0.store.token_create(&call.actor, call.account, new).await?;
+    let mut object = object(&made.value);
+    object["value"] = value.into();
+    Ok(Reply::One(object))
+}
+
+async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::ApiTokens, Level::Read)?;
+    let row = call.control.0.store.token_fetch(call.account, parse(id)?).await.map_err(missing)?;
+    Ok(Reply::One(object(&row)))
+}
+
+async fn update(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::ApiTokens, Level::Write)?;
+    let edit = read(&call.fields(Family::Network)?)?;
+    let done = call.control.0.store.token_update(&call.actor, call.account, parse(id)?, edit).await;
+    Ok(Reply::One(object(&done.map_err(missing)?.value)))
+}
+
+async fn roll(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::ApiTokens, Level::Write)?;
+    let value = new_value()?;
+    let hash = SecretHash::of(value.as_bytes());
+    let done = call.control.0.store.token_roll(&call.actor, call.account, parse(id)?, hash).await;
+    done.map_err(missing)?;
+    Ok(Reply::One(value.into()))
+}
+
+async fn revoke(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::ApiTokens, Level::Write)?;
+    let done = call.control.0.store.token_revoke(&call.actor, call.account, parse(id)?).await;
+    let row = done.map_err(missing)?.value;
+    Ok(Reply::One(json!({ "id": row.id.uuid().simple().to_string() })))
+}
+
+/// The fields of a token as it is created or replaced.
+fn read(fields: &Fields) -> Result<TokenEdit, ApiError> {
+    let name = fields.name("name", MAX_NAME)?;
+    let name = fields.required("name", "a text", name)?;
+    let policies = fields.required("policies", "an array of policies", fields.value("policies"))?;
+    let policies = permission::checked_policies(policies).map_err(|flaw| {
+        let pointer = format!("/policies{}", flaw.pointer);
+        let field = pointer[1..].replace('/', ".");
+        Family::Network.invalid(&format!("{field}: expected {}", flaw.expected)).at(pointer)
+    })?;
+    let disabled = match fields.text("status")? {
+        None | Some("active") => false,
+        Some("disabled") => true,
+        Some(_) => return Err(fields.wrong("status", "active or disabled")),
+    };
+    Ok(TokenEdit {
+        name,
+        policies,
+        condition: condition(fields)?,
+        disabled,
+        not_before: fields.time("not_before")?,
+        expires_at: fields.time("expires_on")?,
+    })
+}
+
+fn condition(fields: &Fields) -> Result<Option<Value>, ApiError> {
+    let Some(condition) = fields.value("condition") else { return Ok(None) };
+    for key in ["in", "not_in"] {
+        let list = &condition["request_ip"][key];
+        let networks = |list: &Vec<Value>| {
+            list.iter().all(|network| network.as_str().is_some_and(|text| text.parse::<IpNet>().is_ok()))
+        };
+        if !(list.is_null() || list.as_array().is_some_and(networks)) {
+            let error = fields.wrong("condition", "networks such as 192.0.2.0/24");
+            return Err(error.at(format!("/condition/request_ip/{key}")));
+        }
+    }
+    Ok(Some(condition.clone()))
+}
+
+fn object(token: &TokenRow) -> Value {
+    json!({
+        "id": token.id.uuid().simple().to_string(),
+        "name": token.name,
+        "status": Standing::of(token, OffsetDateTime::now_utc()).as_str(),
+        "policies": token.policies,
+        "condition": token.condition,
+        "not_before": shape::maybe_time(token.not_before),
+        "expires_on": shape::maybe_time(token.expires_at),
+        "issued_on": shape::time(token.created_at),
+        "modified_on": shape::time(token.updated_at),
+    })
+}
+
+fn new_value() -> Result<String, ApiError> {
+    new_api_token().ok_or_else(|| ApiError::internal(&aws_lc_rs::error::Unspecified))
+}
+
+fn parse(id: &str) -> Result<TokenId, ApiError> {
+    id.parse().map_err(|_| not_found())
+}
+
+fn missing(error: FindError) -> ApiError {
+    match error {
+        FindError::NotFound => not_found(),
+        FindError::Fault(fault) => fault.into(),
+    }
+}
+
+fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, 1003, "API token not found")
+}

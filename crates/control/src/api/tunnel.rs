@@ -1,0 +1,340 @@
+//! Tunnels (contract D, 6.1 and 6.2): `A/cfd_tunnel`, and `A/tunnels` for all kinds in one list.
+
+use adit_model::{Command, ConnectionOpened, ConnectorId, TunnelId};
+use adit_store::{
+    Cascade, ConfigSource, FindError, NewTunnel, TunnelDeleteError, TunnelEdit, TunnelFilter, TunnelRow,
+    TunnelWriteError, Window,
+};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::StatusCode;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::body::{Family, Fields};
+use super::envelope::{ApiError, Reply};
+use super::{Call, Verb, shape};
+use crate::install;
+use crate::live::Live;
+use crate::permission::{Area, Level};
+
+/// Longest name of a tunnel, in characters.
+const MAX_NAME: usize = 100;
+/// How long a secret is, in bytes; the upper bound is ours.
+const SECRET_BYTES: std::ops::RangeInclusive<usize> = 32..=1024;
+const SECRET_EXPECTED: &str = "tunnel_secret must be base64 of at least 32 bytes";
+const PER_PAGE: u64 = 20;
+const MAX_PER_PAGE: u64 = 1000;
+/// From how many live connections on a tunnel is healthy.
+const HEALTHY_CONNECTIONS: usize = 2;
+/// The only kind of tunnel there is yet.
+const KIND: &str = "cfd_tunnel";
+
+pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
+    match (verb, segments) {
+        (Verb::Post, []) => create(call).await,
+        (Verb::Get, []) => list(call).await,
+        (Verb::Get, [id]) => fetch(call, id).await,
+        (Verb::Patch, [id]) => update(call, id).await,
+        (Verb::Delete, [id]) => delete(call, id).await,
+        (Verb::Get, [id, "connections"]) => connections(call, id).await,
+        (Verb::Get, [id, "connectors", connector]) => connector_fetch(call, id, connector).await,
+        (Verb::Delete, [id, "connections"]) => connections_close(call, id).await,
+        (Verb::Get, [id, "token"]) => token_fetch(call, id).await,
+        _ => Err(ApiError::no_route()),
+    }
+}
+
+async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
+    call.need(Area::Tunnel, Level::Write)?;
+    let fields = call.fields(Family::Network)?;
+    let name = fields.required("name", "1 to 100 printable characters", name(&fields)?)?;
+    let secret = match fields.secret("tunnel_secret", SECRET_BYTES, SECRET_EXPECTED)? {
+        Some(secret) => secret,
+        None => Zeroizing::new(random_secret()?),
+    };
+    let config_source = match fields.text("config_src")? {
+        None => ConfigSource::Local,
+        Some(name) => {
+            ConfigSource::from_name(name).ok_or_else(|| fields.wrong("config_src", "local or cloudflare"))?
+        }
+    };
+    let new = NewTunnel { name, secret: secret.clone(), config_source };
+    let made =
+        call.control.0.store.tunnel_create(&call.actor, call.account, new).await.map_err(write_error)?;
+    let mut object = object(&made.value, &call.control.live());
+    object["token"] = token(call, made.value.id, &secret).into();
+    Ok(Reply::One(object))
+}
+
+/// A name that is no UUID, so that commands can take either (contract D, 6.2).
+fn name(fields: &Fields) -> Result<Option<String>, ApiError> {
+    let name = fields.name("name", MAX_NAME)?;
+    if name.as_deref().is_some_and(|name| Uuid::try_parse(name).is_ok()) {
+        return Err(fields.wrong("name", "a name that is no UUID"));
+    }
+    Ok(name)
+}
+
+fn random_secret() -> Result<Vec<u8>, ApiError> {
+    let secret = install::random::<32>().ok_or_else(|| ApiError::internal(&aws_lc_rs::error::Unspecified))?;
+    Ok(secret.to_vec())
+}
+
+/// The list, of `A/cfd_tunnel` and `A/tunnels`.
+pub(super) async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
+    call.need(Area::Tunnel, Level::Read)?;
+    let query = &call.query;
+    let paging = query.paging(PER_PAGE, MAX_PER_PAGE)?;
+    let filter = TunnelFilter {
+        id: query.parsed("uuid")?,
+        name: query.text("name").map(str::to_owned),
+        name_prefix: query.text("name_prefix").or(query.text("include_prefix")).map(str::to_owned),
+        exclude_prefix: query.text("exclude_prefix").map(str::to_owned),
+        deleted: query.deleted()?,
+        existed_at: query.time("existed_at")?,
+        was_active_at: query.time("was_active_at")?,
+        was_inactive_at: query.time("was_inactive_at")?,
+    };
+    let statuses = query.all("status");
+    if let Some(wrong) = statuses.iter().find(|status| !Status::NAMES.contains(status)) {
+        let message = format!("status: expected inactive, degraded, healthy or down, not {wrong:?}");
+        return Err(Family::Network.invalid(&message));
+    }
+    let store = &call.control.0.store;
+    if !of_kind(&query.all("tun_types")) {
+        return Ok(Reply::Many { rows: Vec::new(), info: paging.info(0, 0) });
+    }
+    if statuses.is_empty() {
+        let page = store.tunnel_list(call.account, &filter, paging.window()).await?;
+        let live = call.control.live();
+        let rows: Vec<Value> = page.rows.iter().map(|tunnel| object(tunnel, &live)).collect();
+        let info = paging.info(rows.len(), page.total);
+        return Ok(Reply::Many { rows, info });
+    }
+    // What is live is not in the store: such a list is made here.
+    let all = store.tunnel_list(call.account, &filter, Window::ALL).await?;
+    let live = call.control.live();
+    let matching: Vec<&TunnelRow> =
+        all.rows.iter().filter(|tunnel| statuses.contains(&Status::of(tunnel, &live).as_str())).collect();
+    let window = paging.window();
+    let rows: Vec<Value> = matching
+        .iter()
+        .skip(usize::try_from(window.offset).unwrap_or(usize::MAX))
+        .take(usize::try_from(window.limit).unwrap_or(usize::MAX))
+        .map(|tunnel| object(tunnel, &live))
+        .collect();
+    let info = paging.info(rows.len(), matching.len() as u64);
+    Ok(Reply::Many { rows, info })
+}
+
+/// Whether a `tun_types` filter lets this kind of tunnel through. Kinds that nobody knows any more are passed over
+/// (contract D, 6.4).
+pub(super) fn of_kind(kinds: &[&str]) -> bool {
+    let known = |kind: &&&str| [KIND, "warp_connector"].contains(*kind);
+    let mut known = kinds.iter().filter(known).peekable();
+    known.peek().is_none() || known.any(|kind| *kind == KIND)
+}
+
+async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::Tunnel, Level::Read)?;
+    let row = call.control.0.store.tunnel_fetch(call.account, parse(id)?).await.map_err(missing)?;
+    Ok(Reply::One(object(&row, &call.control.live())))
+}
+
+async fn update(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::Tunnel, Level::Write)?;
+    let id = parse(id)?;
+    let fields = call.fields(Family::Network)?;
+    let secret = fields.secret("tunnel_secret", SECRET_BYTES, SECRET_EXPECTED)?;
+    let edit = TunnelEdit { name: name(&fields)?, secret };
+    let done = call.control.0.store.tunnel_update(&call.actor, call.account, id, edit).await;
+    Ok(Reply::One(object(&done.map_err(write_error)?.value, &call.control.live())))
+}
+
+async fn delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::Tunnel, Level::Write)?;
+    let id = parse(id)?;
+    let store = &call.control.0.store;
+    let cascade = if call.query.flag("cascade")? == Some(true) { Cascade::Delete } else { Cascade::Refuse };
+    let tunnel = store.tunnel_fetch(call.account, id).await.map_err(missing)?;
+    let connected = tunnel.deleted_at.is_none() && call.control.live().count(id) > 0;
+    if connected && cascade == Cascade::Refuse {
+        let message = "Cannot delete tunnel because it has active connections";
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, 1022, message));
+    }
+    let deleted = store.tunnel_delete(&call.actor, call.account, id, cascade).await;
+    let row = deleted.map_err(|error| match error {
+        TunnelDeleteError::NotFound => not_found(),
+        TunnelDeleteError::HasRoutes => {
+            let message = "Cannot delete tunnel because it has associated routes";
+            ApiError::new(StatusCode::BAD_REQUEST, 1023, message)
+        }
+        TunnelDeleteError::Fault(fault) => fault.into(),
+    })?;
+    // Edges close the connections of a tunnel that is gone.
+    call.control.live().dismiss(id, None);
+    Ok(Reply::One(object(&row, &call.control.live())))
+}
+
+async fn connections(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::Tunnel, Level::Read)?;
+    let id = known(call, id).await?;
+    Ok(Reply::single(connectors(&call.control.live().of(id))))
+}
+
+async fn connector_fetch(call: &Call<'_>, id: &str, connector: &str) -> Result<Reply, ApiError> {
+    call.need(Area::Tunnel, Level::Read)?;
+    let id = known(call, id).await?;
+    let missing = || ApiError::new(StatusCode::NOT_FOUND, 1003, "Connector not found");
+    let connector: ConnectorId = connector.parse().map_err(|_| missing())?;
+    let mut open = call.control.live().of(id);
+    open.retain(|open| open.connector == connector);
+    connectors(&open).pop().map(Reply::One).ok_or_else(missing)
+}
+
+async fn connections_close(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::Tunnel, Level::Write)?;
+    let connector: Option<ConnectorId> = call.query.parsed("client_id")?;
+    let tunnel = known(call, id).await?;
+    let moved = call.control.live().dismiss(tunnel, connector);
+    call.control.tunnel_moved(tunnel, moved, OffsetDateTime::now_utc()).await?;
+    call.control.command(Command::CloseConnections { tunnel, connector });
+    Ok(Reply::One(json!({})))
+}
+
+async fn token_fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::Tunnel, Level::Write)?;
+    let id = parse(id)?;
+    let secret = call.control.0.store.tunnel_secret(call.account, id).await.map_err(missing)?;
+    Ok(Reply::One(token(call, id, &secret).into()))
+}
+
+/// The token from which a connector learns all that it needs (tunnel protocol, 6.3): base64 of an object with the keys
+/// `a`, `t`, `s` in this order.
+fn token(call: &Call<'_>, id: TunnelId, secret: &[u8]) -> String {
+    let secret = Zeroizing::new(STANDARD.encode(secret));
+    let object = format!(r#"{{"a":"{}","t":"{id}","s":"{}"}}"#, call.account, secret.as_str());
+    STANDARD.encode(Zeroizing::new(object).as_bytes())
+}
+
+/// The id of a tunnel that exists or existed.
+async fn known(call: &Call<'_>, id: &str) -> Result<TunnelId, ApiError> {
+    Ok(call.control.0.store.tunnel_fetch(call.account, parse(id)?).await.map_err(missing)?.id)
+}
+
+/// How a tunnel is (contract D, 6.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Inactive,
+    Degraded,
+    Healthy,
+    Down,
+}
+
+impl Status {
+    const NAMES: [&'static str; 4] = ["inactive", "degraded", "healthy", "down"];
+
+    fn of(tunnel: &TunnelRow, live: &Live) -> Self {
+        match live.count(tunnel.id) {
+            0 if tunnel.conns_active_at.is_none() => Self::Inactive,
+            0 => Self::Down,
+            HEALTHY_CONNECTIONS.. => Self::Healthy,
+            _ => Self::Degraded,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inactive => "inactive",
+            Self::Degraded => "degraded",
+            Self::Healthy => "healthy",
+            Self::Down => "down",
+        }
+    }
+}
+
+fn object(tunnel: &TunnelRow, live: &Live) -> Value {
+    let open = live.of(tunnel.id);
+    let since = |row: Option<OffsetDateTime>| shape::maybe_time(row);
+    // A time of the other kind is null, by which clients see whether the tunnel is up.
+    let (active, inactive) = if open.is_empty() {
+        (Value::Null, since(tunnel.conns_inactive_at))
+    } else {
+        (since(tunnel.conns_active_at), Value::Null)
+    };
+    json!({
+        "id": tunnel.id,
+        "account_tag": tunnel.account,
+        "name": tunnel.name,
+        "created_at": shape::time(tunnel.created_at),
+        "deleted_at": shape::maybe_time(tunnel.deleted_at),
+        "status": Status::of(tunnel, live).as_str(),
+        "tun_type": KIND,
+        "remote_config": tunnel.config_source == ConfigSource::Control,
+        "config_src": tunnel.config_source.as_str(),
+        "connections": open.iter().map(connection).collect::<Vec<_>>(),
+        "conns_active_at": active,
+        "conns_inactive_at": inactive,
+        "metadata": {},
+    })
+}
+
+fn connection(open: &ConnectionOpened) -> Value {
+    json!({
+        "id": open.connection,
+        "uuid": open.connection,
+        "colo_name": open.node,
+        "is_pending_reconnect": false,
+        "origin_ip": open.origin.to_canonical(),
+        "opened_at": shape::time(open.at.into()),
+        "client_id": open.connector,
+        "client_version": open.version,
+    })
+}
+
+/// One element for each connector; the connections come sorted by it.
+fn connectors(open: &[ConnectionOpened]) -> Vec<Value> {
+    open.chunk_by(|one, next| one.connector == next.connector)
+        .map(|open| {
+            let first = &open[0];
+            let began = open.iter().map(|open| open.at).min().unwrap_or(first.at);
+            json!({
+                "id": first.connector,
+                "arch": first.architecture,
+                "version": first.version,
+                "features": first.features,
+                "run_at": shape::time(began.into()),
+                "config_version": 0,
+                "conns": open.iter().map(connection).collect::<Vec<_>>(),
+            })
+        })
+        .collect()
+}
+
+fn parse(id: &str) -> Result<TunnelId, ApiError> {
+    id.parse().map_err(|_| not_found())
+}
+
+fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, 1003, "Tunnel not found")
+}
+
+fn missing(error: FindError) -> ApiError {
+    match error {
+        FindError::NotFound => not_found(),
+        FindError::Fault(fault) => fault.into(),
+    }
+}
+
+fn write_error(error: TunnelWriteError) -> ApiError {
+    match error {
+        TunnelWriteError::NotFound => not_found(),
+        TunnelWriteError::NameTaken => {
+            ApiError::new(StatusCode::CONFLICT, 1013, "You already have a tunnel with this name").at("/name")
+        }
+        TunnelWriteError::Fault(fault) => fault.into(),
+    }
+}
