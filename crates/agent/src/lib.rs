@@ -1,1 +1,37 @@
-//! The device: TUN, routes, enrolment, carrier, local control socket.
+//! The device's program: it captures TCP flows to the account's private networks and carries them to an edge.
+//!
+//! In the order of a flow's life: [`tun`](crate::tun) and [`routes`](crate::routes) bring the packets of routed networks
+//! here; [`capture`](crate::capture) makes flows of them with `adit-netstack`, asks the [`carrier`](crate::carrier) for
+//! each, and answers the application's SYN only when the far side has dialled; [`session`](crate::session) keeps the
+//! device connected, follows its networks and notices when it is revoked; [`control_socket`] is how people and programs
+//! on the device talk to the agent.
+//!
+//! What always holds:
+//!
+//! - Addresses and routes hang on a TUN interface that exists as long as the process: whatever happens to the agent,
+//!   the host's network is as it was before.
+//! - Only the account's networks are captured, never the addresses of the edge.
+//! - One thread does everything, so that flows, packets and carriers share state without locks.
+//!
+//! It decides nothing: what a device may reach, the edge says.
+
+mod capture;
+mod carrier;
+pub mod control_socket;
+mod edge_address;
+mod enroll;
+mod exclude;
+mod http2;
+mod routes;
+mod service;
+mod session;
+mod state;
+mod status;
+mod tun;
+
+pub use control_socket::fuzz_request;
+pub use edge_address::{EdgeAddress, EdgeAddressError};
+pub use service::{AgentConfig, RunError, run};
+pub use state::StateError;
+pub use status::{ConnectionState, Status, Transport};
+pub use tun::TunError;

@@ -506,6 +506,17 @@ impl Stack {
         self.settle(id.slot, now);
     }
 
+    /// Resets every open flow and turns every request down as unreachable, for when the device's routes go away. What
+    /// [`Self::poll_transmit`] gives afterwards is the last that the device hears.
+    pub fn abort_all(&mut self) {
+        let flow = |(entry, slot): (&Slot, u32)| FlowId { slot, generation: entry.generation };
+        let flows: Vec<FlowId> = self.slots.iter().zip(0..).map(flow).collect();
+        for flow in flows {
+            self.refuse(flow, Refusal::Unreachable);
+            self.abort(flow);
+        }
+    }
+
     /// Packets in numbers.
     pub fn counters(&self) -> Counters {
         self.counters

@@ -184,6 +184,18 @@ fn a_flow_released_unfinished_is_reset() {
 }
 
 #[test]
+fn everything_ends_at_once() {
+    let mut pair = Pair::new(Config::default());
+    let (open, _) = pair.open(SERVER_V4);
+    pair.connect(SERVER_V6);
+    pair.requested();
+    pair.stack.abort_all();
+    pair.settle();
+    assert_eq!(pair.client(open).state(), State::Closed);
+    assert_eq!(pair.not_tcp.len(), 1, "the request is told by ICMP");
+}
+
+#[test]
 fn a_client_that_went_silent_is_given_up() {
     let mut pair = Pair::new(Config::default());
     let (_, flow) = pair.open(SERVER_V4);

@@ -1,0 +1,474 @@
+//! The HTTP/2 carrier: one `CONNECT` stream per flow, on one to four TLS connections.
+//!
+//! The first connection carries the event stream. A flow goes to the connection that moves the least; when even that one
+//! is busy, another is opened for the flows to come, so that a bulk transfer does not stall the others.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_model::Refusal;
+use adit_transport::http2::{self, Http2Reader, Http2Writer};
+use adit_transport::{Duplex, ReadChunk, StreamError, WriteChunk};
+use adit_wire::device;
+use bytes::{Bytes, BytesMut};
+use h2::client::SendRequest;
+use http::{Method, Request, StatusCode};
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use crate::carrier::{Carrier, OpenError};
+use crate::edge_address::EdgeAddress;
+use crate::status::Transport;
+
+/// How long one address of the edge may take to answer.
+const DIAL_DEADLINE: Duration = Duration::from_secs(3);
+/// How long TLS, HTTP/2 and the first answer may take, each.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// How often each connection is asked whether it lives, and how long it may take to answer.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_DEADLINE: Duration = Duration::from_secs(10);
+/// Connections of one carrier.
+const MAX_CONNECTIONS: usize = 4;
+/// A connection that moves more than this in a second, either way, is busy: a bulk flow of a slow line.
+const BUSY_BYTES_PER_SECOND: u64 = 2 << 20;
+/// A connection with more flows than this is busy.
+const BUSY_FLOWS: usize = 128;
+/// How often the speed of a connection is looked at.
+const LOAD_WINDOW: Duration = Duration::from_millis(250);
+/// What rustls may hold of encrypted bytes before it waits for the socket. Its default of 64 KiB makes four times as
+/// many system calls.
+const TLS_BUFFER_BYTES: usize = 256 << 10;
+
+/// The edge cannot be reached or does not want this device.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("cannot find the address of {edge}")]
+    Resolve {
+        edge: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot connect to {address}")]
+    Dial {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{edge} has no address")]
+    NoAddress { edge: String },
+    #[error("no TLS connection to {edge}: is this an adit edge, and does the CA file belong to it?")]
+    Tls {
+        edge: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the edge does not answer in time")]
+    Slow,
+    #[error("the edge does not speak HTTP/2")]
+    Http2(#[source] h2::Error),
+    #[error("the edge does not accept this device's key: its registration is revoked or unknown")]
+    Unauthorized,
+    #[error("the edge answered with status {0}")]
+    Status(StatusCode),
+}
+
+/// How to reach an edge.
+#[derive(Debug, Clone)]
+pub(crate) struct Dialer {
+    pub(crate) edge: EdgeAddress,
+    pub(crate) tls: Arc<ClientConfig>,
+}
+
+impl Dialer {
+    /// The edge's addresses.
+    pub(crate) async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
+        if let Some(address) = self.edge.address() {
+            return Ok(vec![SocketAddr::new(address, self.edge.port())]);
+        }
+        let host = self.edge.server_name().to_str();
+        let found = timeout(DIAL_DEADLINE, tokio::net::lookup_host((host.as_ref(), self.edge.port()))).await;
+        let edge = self.edge.to_string();
+        match found {
+            Ok(Ok(addresses)) => {
+                let addresses: Vec<_> = addresses.collect();
+                if addresses.is_empty() { Err(ConnectError::NoAddress { edge }) } else { Ok(addresses) }
+            }
+            Ok(Err(source)) => Err(ConnectError::Resolve { edge, source }),
+            Err(_) => Err(ConnectError::Resolve { edge, source: io::ErrorKind::TimedOut.into() }),
+        }
+    }
+
+    /// One connection, to the first of `addresses` that answers.
+    pub(crate) async fn connect(&self, addresses: &[SocketAddr]) -> Result<Connection, ConnectError> {
+        let mut failure = ConnectError::NoAddress { edge: self.edge.to_string() };
+        for &address in addresses {
+            let dialled = timeout(DIAL_DEADLINE, TcpStream::connect(address)).await;
+            let tcp = match dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(tcp) => tcp,
+                Err(source) => {
+                    failure = ConnectError::Dial { address, source };
+                    continue;
+                }
+            };
+            // Without them the connection works as well, only slower to send and to notice its end.
+            let _ = tcp.set_nodelay(true);
+            let _ = adit_transport::tcp::keep_alive(&tcp, PING_INTERVAL);
+            return timeout(HANDSHAKE_DEADLINE, self.handshake(tcp)).await.unwrap_or(Err(ConnectError::Slow));
+        }
+        Err(failure)
+    }
+
+    async fn handshake(&self, tcp: TcpStream) -> Result<Connection, ConnectError> {
+        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        let tls = connector.connect(self.edge.server_name().clone(), tcp).await;
+        let mut tls = tls.map_err(|source| ConnectError::Tls { edge: self.edge.to_string(), source })?;
+        tls.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+        let (requests, connection) = http2::client().handshake(tls).await.map_err(ConnectError::Http2)?;
+        let load = Rc::new(Load::default());
+        let alive = Rc::clone(&load);
+        let task = tokio::task::spawn_local(async move {
+            drive(connection).await;
+            alive.lost.set(true);
+        });
+        Ok(Connection {
+            requests,
+            authority: self.edge.authority(),
+            load,
+            _task: Rc::new(AbortOnDropHandle::new(task)),
+        })
+    }
+
+    /// A carrier and the edge's events on it.
+    pub(crate) async fn carrier(
+        self,
+        addresses: Vec<SocketAddr>,
+        instance: Uuid,
+    ) -> Result<(Rc<Http2Carrier>, Events), ConnectError> {
+        let connection = self.connect(&addresses).await?;
+        let events = timeout(HANDSHAKE_DEADLINE, connection.events(instance));
+        let events = events.await.unwrap_or(Err(ConnectError::Slow))?;
+        let carrier = Rc::new(Http2Carrier {
+            dialer: self,
+            addresses,
+            connections: RefCell::new(vec![connection]),
+            opening: Cell::new(false),
+        });
+        Ok((carrier, events))
+    }
+}
+
+/// Runs a connection until it ends or does not answer any more.
+async fn drive(mut connection: h2::client::Connection<tokio_rustls::client::TlsStream<TcpStream>, Bytes>) {
+    let Some(mut pings) = connection.ping_pong() else { unreachable!("the handle is taken once, here") };
+    let silent = async {
+        loop {
+            tokio::time::sleep(PING_INTERVAL).await;
+            match timeout(PING_DEADLINE, pings.ping(h2::Ping::opaque())).await {
+                Ok(Ok(_)) => {}
+                // Its end is the connection's own to report.
+                Ok(Err(_)) => std::future::pending::<()>().await,
+                Err(_) => return,
+            }
+        }
+    };
+    tokio::select! {
+        ended = connection => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "connection ended");
+            }
+        }
+        () = silent => tracing::debug!("connection does not answer"),
+    }
+}
+
+/// One HTTP/2 connection; its last holder closes it.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    requests: SendRequest<Bytes>,
+    authority: String,
+    load: Rc<Load>,
+    _task: Rc<AbortOnDropHandle<()>>,
+}
+
+/// What goes on in a connection.
+#[derive(Debug, Default)]
+struct Load {
+    lost: Cell<bool>,
+    flows: Cell<usize>,
+    /// Bytes moved so far, both ways.
+    moved: Cell<u64>,
+    /// When the speed was looked at last, what was moved by then, and the speed in bytes per second.
+    measured: Cell<Option<(Instant, u64, u64)>>,
+}
+
+impl Load {
+    fn bytes_per_second(&self) -> u64 {
+        let (now, moved) = (Instant::now(), self.moved.get());
+        match self.measured.get() {
+            Some((then, _, speed)) if now - then < LOAD_WINDOW => speed,
+            Some((then, before, _)) => {
+                let millis = u64::try_from((now - then).as_millis()).unwrap_or(u64::MAX).max(1);
+                let speed = (moved - before).saturating_mul(1000) / millis;
+                self.measured.set(Some((now, moved, speed)));
+                speed
+            }
+            None => {
+                self.measured.set(Some((now, moved, 0)));
+                0
+            }
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.bytes_per_second() > BUSY_BYTES_PER_SECOND || self.flows.get() > BUSY_FLOWS
+    }
+}
+
+impl Connection {
+    /// A request to the edge itself.
+    pub(crate) fn request(&self, method: Method, path: &str) -> http::request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(format!("https://{}{path}", self.authority))
+            .header(device::VERSION_HEADER, env!("CARGO_PKG_VERSION"))
+    }
+
+    /// Sends a request with its whole body, and returns the answer's status and the stream of its body.
+    pub(crate) async fn send(
+        &self,
+        request: Request<()>,
+        body: Bytes,
+    ) -> Result<(StatusCode, Http2Reader), h2::Error> {
+        let mut requests = self.requests.clone().ready().await?;
+        let (response, mut stream) = requests.send_request(request, body.is_empty())?;
+        if !body.is_empty() {
+            stream.send_data(body, true)?;
+        }
+        let (head, body) = response.await?.into_parts();
+        Ok((head.status, http2::duplex(stream, body).reader))
+    }
+
+    async fn events(&self, instance: Uuid) -> Result<Events, ConnectError> {
+        let request = self
+            .request(Method::GET, device::EVENTS_PATH)
+            .header(device::INSTANCE_HEADER, instance.to_string())
+            .body(())
+            .expect("the edge's address and a UUID fit into a request");
+        match self.send(request, Bytes::new()).await.map_err(ConnectError::Http2)? {
+            (StatusCode::OK, reader) => {
+                Ok(Events { reader, buffer: BytesMut::new(), _connection: self.clone() })
+            }
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Err(ConnectError::Unauthorized),
+            (status, _) => Err(ConnectError::Status(status)),
+        }
+    }
+
+    async fn open(&self, destination: SocketAddr) -> Result<Duplex<FlowReader, FlowWriter>, OpenError> {
+        let mut requests = self.requests.clone().ready().await.map_err(|_| OpenError::Lost)?;
+        let request = Request::builder().method(Method::CONNECT).uri(destination.to_string()).body(());
+        let request = request.expect("an address and a port are an authority");
+        let (response, send) = requests.send_request(request, false).map_err(|_| OpenError::Lost)?;
+        let response = response.await.map_err(|error| {
+            if error.is_reset() { OpenError::Refused(Refusal::ConnectorError) } else { OpenError::Lost }
+        })?;
+        if response.status() != StatusCode::OK {
+            return Err(OpenError::Refused(refusal(&response)));
+        }
+        let Duplex { reader, writer } = http2::duplex(send, response.into_body());
+        self.load.flows.set(self.load.flows.get() + 1);
+        let flow = Rc::new(Flow(self.clone()));
+        Ok(Duplex::new(FlowReader { reader, flow: Rc::clone(&flow) }, FlowWriter { writer, flow }))
+    }
+}
+
+fn refusal<T>(response: &http::Response<T>) -> Refusal {
+    let named = response.headers().get(device::REFUSAL_HEADER).and_then(|value| value.to_str().ok());
+    named.and_then(|name| name.parse().ok()).unwrap_or(match response.status() {
+        StatusCode::FORBIDDEN => Refusal::Blocked,
+        StatusCode::UNAUTHORIZED => Refusal::Revoked,
+        StatusCode::GATEWAY_TIMEOUT => Refusal::TimedOut,
+        _ => Refusal::ConnectorError,
+    })
+}
+
+/// Connections to one edge.
+#[derive(Debug)]
+pub(crate) struct Http2Carrier {
+    dialer: Dialer,
+    addresses: Vec<SocketAddr>,
+    /// Never empty; the first one carries the events.
+    connections: RefCell<Vec<Connection>>,
+    opening: Cell<bool>,
+}
+
+impl Http2Carrier {
+    /// The edge's addresses that this carrier uses or may use.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().map(SocketAddr::ip)
+    }
+
+    fn choose(&self) -> Option<Connection> {
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|connection| !connection.load.lost.get());
+        let load = |connection: &&Connection| (connection.load.is_busy(), connection.load.flows.get());
+        connections.iter().min_by_key(load).cloned()
+    }
+
+    /// Opens another connection in the background, unless there are enough.
+    fn grow(self: &Rc<Self>) {
+        if self.opening.get() || self.connections.borrow().len() >= MAX_CONNECTIONS {
+            return;
+        }
+        self.opening.set(true);
+        let carrier = Rc::downgrade(self);
+        let (dialer, addresses) = (self.dialer.clone(), self.addresses.clone());
+        tokio::task::spawn_local(async move {
+            let connected = dialer.connect(&addresses).await;
+            let Some(carrier) = carrier.upgrade() else { return };
+            carrier.opening.set(false);
+            match connected {
+                Ok(connection) => carrier.connections.borrow_mut().push(connection),
+                Err(error) => tracing::debug!(%error, "no further connection"),
+            }
+        });
+    }
+}
+
+impl Carrier for Rc<Http2Carrier> {
+    type Reader = FlowReader;
+    type Writer = FlowWriter;
+
+    fn transport(&self) -> Transport {
+        Transport::H2
+    }
+
+    async fn open(&self, destination: SocketAddr) -> Result<Duplex<FlowReader, FlowWriter>, OpenError> {
+        // A connection may turn out to be lost only when it is used.
+        for _ in 0..MAX_CONNECTIONS {
+            let connection = self.choose().ok_or(OpenError::Lost)?;
+            if connection.load.is_busy() {
+                self.grow();
+            }
+            match connection.open(destination).await {
+                Err(OpenError::Lost) => connection.load.lost.set(true),
+                opened => return opened,
+            }
+        }
+        Err(OpenError::Lost)
+    }
+}
+
+/// A flow's share of its connection.
+#[derive(Debug)]
+struct Flow(Connection);
+
+impl Flow {
+    fn count(&self, bytes: usize) {
+        let load = &self.0.load;
+        load.moved.set(load.moved.get() + bytes as u64);
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        let load = &self.0.load;
+        load.flows.set(load.flows.get() - 1);
+    }
+}
+
+/// The reading half of a flow.
+#[derive(Debug)]
+pub(crate) struct FlowReader {
+    reader: Http2Reader,
+    flow: Rc<Flow>,
+}
+
+/// The writing half of a flow.
+#[derive(Debug)]
+pub(crate) struct FlowWriter {
+    writer: Http2Writer,
+    flow: Rc<Flow>,
+}
+
+impl ReadChunk for FlowReader {
+    async fn read_chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
+        let chunk = self.reader.read_chunk().await?;
+        self.flow.count(chunk.as_ref().map_or(0, Bytes::len));
+        Ok(chunk)
+    }
+
+    fn stop(&mut self) {
+        self.reader.stop();
+    }
+}
+
+impl WriteChunk for FlowWriter {
+    async fn write_chunk(&mut self, chunk: Bytes) -> Result<(), StreamError> {
+        self.flow.count(chunk.len());
+        self.writer.write_chunk(chunk).await
+    }
+
+    async fn finish(&mut self) -> Result<(), StreamError> {
+        self.writer.finish().await
+    }
+
+    fn reset(&mut self) {
+        self.writer.reset();
+    }
+}
+
+/// The edge's events.
+#[derive(Debug)]
+pub(crate) struct Events {
+    reader: Http2Reader,
+    buffer: BytesMut,
+    /// Holds the connection open.
+    _connection: Connection,
+}
+
+/// The event stream is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EventsError {
+    #[error("the edge closed the connection")]
+    Closed,
+    #[error("the connection to the edge is lost")]
+    Lost(#[source] StreamError),
+    #[error("the edge was silent for too long")]
+    Silent,
+    #[error("the edge sent what this version cannot read")]
+    Malformed(#[source] device::EventError),
+}
+
+impl Events {
+    /// The next event of a kind that this version knows.
+    ///
+    /// May be cancelled: no event is lost.
+    pub(crate) async fn next(&mut self) -> Result<device::Event, EventsError> {
+        loop {
+            while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(end + 1);
+                if let Some(event) = device::Event::from_line(&line[..end]).map_err(EventsError::Malformed)? {
+                    return Ok(event);
+                }
+            }
+            if self.buffer.len() > device::MAX_EVENT_BYTES {
+                return Err(EventsError::Malformed(device::EventError::TooLong));
+            }
+            let silence = Duration::from_secs(device::SILENCE_SECONDS);
+            match timeout(silence, self.reader.read_chunk()).await {
+                Err(_) => return Err(EventsError::Silent),
+                Ok(Err(error)) => return Err(EventsError::Lost(error)),
+                Ok(Ok(None)) => return Err(EventsError::Closed),
+                Ok(Ok(Some(chunk))) => self.buffer.extend_from_slice(&chunk),
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The agent as a service: one thread that obeys the control socket and keeps the session that was asked for.
+
+use std::path::PathBuf;
+
+use tokio::runtime;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, LocalSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::control_socket::{ControlSocket, EnrollCommand, Order, Request, SocketError};
+use crate::enroll::{EnrollError, client_config, enroll};
+use crate::http2::Dialer;
+use crate::session::{Session, SessionEnd, chain};
+use crate::state::{Registration, StateDirectory, StateError};
+use crate::status::{ConnectionState, Status};
+use crate::tun::{Tun, TunError};
+
+/// Orders that wait while one is carried out.
+const MAX_ORDERS: usize = 16;
+
+/// How an agent runs.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// The state directory; made if it is missing.
+    pub state: PathBuf,
+    /// Name of the TUN interface, by default [`AgentConfig::DEFAULT_INTERFACE`].
+    pub interface: String,
+    /// MTU of the TUN interface in bytes, by default [`AgentConfig::DEFAULT_MTU`].
+    pub mtu: u32,
+}
+
+impl AgentConfig {
+    /// Name of the TUN interface.
+    pub const DEFAULT_INTERFACE: &'static str = "adit0";
+    /// Larger than any link's, since no packet leaves the host: segments of up to 64 KiB cross the interface whole. It is
+    /// a multiple of 8 with room for every header.
+    pub const DEFAULT_MTU: u32 = 65520;
+
+    /// The defaults, with this state directory.
+    pub fn new(state: PathBuf) -> Self {
+        Self { state, interface: Self::DEFAULT_INTERFACE.to_owned(), mtu: Self::DEFAULT_MTU }
+    }
+}
+
+/// The agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The control socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The TUN interface.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// The thread or its runtime.
+    #[error("cannot start the agent's thread")]
+    Thread(#[source] std::io::Error),
+    /// A bug.
+    #[error("the agent's thread ended in a panic")]
+    Panicked,
+}
+
+/// Runs an agent until `stop` is cancelled. It takes a thread of its own; this future only waits for it.
+///
+/// # Errors
+/// What keeps it from starting; once it runs, everything else is in its status.
+pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), RunError> {
+    let (report, done) = oneshot::channel();
+    let stop = stop.child_token();
+    let thread_stop = stop.clone();
+    // If this future is dropped, nobody else stops the thread.
+    let _guard = stop.drop_guard();
+    let thread = std::thread::Builder::new().name("adit-agent".to_owned()).spawn(move || {
+        let result = serve_on_this_thread(config, thread_stop);
+        // Nobody waits any more if the future was dropped.
+        let _ = report.send(result);
+    });
+    let thread = thread.map_err(RunError::Thread)?;
+    let result = done.await.unwrap_or(Err(RunError::Panicked));
+    // It has reported, so it is at its end.
+    let _ = thread.join();
+    result
+}
+
+fn serve_on_this_thread(config: AgentConfig, stop: CancellationToken) -> Result<(), RunError> {
+    keep_large_buffers_lazy();
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
+    let local = LocalSet::new();
+    let result = local.block_on(&runtime, Service::start_and_run(config, stop));
+    drop(local);
+    runtime.shutdown_background();
+    result
+}
+
+/// Every flow has two buffers of a megabyte, mostly never touched. The C library gives such memory back and takes it fresh
+/// from the kernel, unless it once learns (by the first of them being freed) to recycle it, which means to clear it whole.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "a setting of the allocator")]
+fn keep_large_buffers_lazy() {
+    const THRESHOLD_BYTES: libc::c_int = 512 << 10;
+    // SAFETY: mallopt may be called at any time; it takes the allocator's own lock.
+    if unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, THRESHOLD_BYTES) } == 0 {
+        tracing::debug!("the allocator keeps its own threshold");
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn keep_large_buffers_lazy() {}
+
+struct Service {
+    config: AgentConfig,
+    state: StateDirectory,
+    status: watch::Sender<Status>,
+    session: Option<(CancellationToken, JoinHandle<SessionEnd>)>,
+}
+
+impl Service {
+    async fn start_and_run(config: AgentConfig, stop: CancellationToken) -> Result<(), RunError> {
+        let state = StateDirectory::open(&config.state)?;
+        // What would fail at the first connection fails now, where somebody looks.
+        drop(Tun::open(&config.interface)?);
+        let enrolled = state.registration()?;
+        let socket = ControlSocket::bind(state.socket())?;
+        let (orders, mut received) = mpsc::channel(MAX_ORDERS);
+        let status = watch::Sender::new(Status::default());
+        let mut service = Self { config, state, status, session: None };
+        if let Some((registration, _)) = enrolled {
+            service.describe(&registration, ConnectionState::Disconnected);
+            if !service.state.is_disconnected() {
+                service.begin_session()?;
+            }
+        }
+        tracing::info!(state = %service.config.state.display(), "agent is running");
+        let clients = socket.serve(service.status.subscribe(), orders);
+        tokio::select! {
+            () = clients => {}
+            () = service.obey(&mut received) => {}
+            () = stop.cancelled() => {}
+        }
+        service.end_session().await;
+        tracing::info!("agent has stopped");
+        Ok(())
+    }
+
+    /// Carries out orders, and notices when the session ends by itself.
+    async fn obey(&mut self, orders: &mut mpsc::Receiver<Order>) {
+        loop {
+            tokio::select! {
+                order = orders.recv() => {
+                    let Some((request, report)) = order else { return };
+                    let result = self.carry_out(request).await;
+                    // A client that has gone does not wait for it.
+                    let _ = report.send(result);
+                }
+                end = ended(&mut self.session) => {
+                    self.session = None;
+                    self.session_ended(end);
+                }
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, request: Request) -> Result<(), String> {
+        match request {
+            Request::Enroll(command) => self.enroll(command).await.map_err(|error| chain(&error)),
+            Request::Connect => self.connect().map_err(|error| chain(&error)),
+            Request::Disconnect => self.disconnect().await.map_err(|error| chain(&error)),
+            Request::Status => Ok(()),
+        }
+    }
+
+    async fn enroll(&mut self, command: EnrollCommand) -> Result<(), EnrollError> {
+        let revoked = self.status.borrow().state == ConnectionState::ReauthRequired;
+        if let Some((registration, _)) = self.state.registration()?
+            && !command.force
+            && !revoked
+        {
+            return Err(EnrollError::AlreadyEnrolled { edge: registration.edge.to_string() });
+        }
+        let registration = enroll(&self.state, command).await?;
+        tracing::info!(edge = %registration.edge, device_id = %registration.device_id, "enrolled");
+        self.end_session().await;
+        self.describe(&registration, ConnectionState::Disconnected);
+        Ok(self.begin_session()?)
+    }
+
+    fn connect(&mut self) -> Result<(), ConnectOrderError> {
+        if self.state.registration()?.is_none() {
+            return Err(ConnectOrderError::NotEnrolled);
+        }
+        self.state.set_disconnected(false)?;
+        if self.session.is_none() {
+            self.begin_session()?;
+        }
+        Ok(())
+    }
+
+    async fn disconnect(&mut self) -> Result<(), StateError> {
+        self.state.set_disconnected(true)?;
+        self.end_session().await;
+        self.status.send_modify(|status| {
+            if status.state != ConnectionState::NotEnrolled {
+                status.state = ConnectionState::Disconnected;
+                status.last_error = None;
+            }
+        });
+        Ok(())
+    }
+
+    fn begin_session(&mut self) -> Result<(), StateError> {
+        let Some((registration, key)) = self.state.registration()? else { return Ok(()) };
+        let tls = match client_config(registration.ca_pem.as_deref(), key) {
+            Ok(tls) => tls,
+            Err(error) => {
+                self.status.send_modify(|status| status.last_error = Some(chain(&error)));
+                return Ok(());
+            }
+        };
+        let stop = CancellationToken::new();
+        let session = Session {
+            dialer: Dialer { edge: registration.edge, tls },
+            interface: self.config.interface.clone(),
+            mtu: self.config.mtu,
+            status: self.status.clone(),
+            stop: stop.clone(),
+        };
+        self.status.send_modify(|status| {
+            status.state = ConnectionState::Connecting;
+            status.last_error = None;
+        });
+        self.session = Some((stop, tokio::task::spawn_local(session.run())));
+        Ok(())
+    }
+
+    /// Ends the session, if there is one, and waits until interface and routes are gone.
+    async fn end_session(&mut self) {
+        let Some((stop, task)) = self.session.take() else { return };
+        stop.cancel();
+        if let Err(error) = task.await {
+            tracing::error!(%error, "the session failed");
+        }
+    }
+
+    fn session_ended(&self, end: SessionEnd) {
+        let state = match end {
+            SessionEnd::Stopped | SessionEnd::Superseded => ConnectionState::Disconnected,
+            SessionEnd::Revoked => ConnectionState::ReauthRequired,
+        };
+        tracing::warn!(?end, "the session has ended");
+        self.status.send_modify(|status| status.state = state);
+    }
+
+    fn describe(&self, registration: &Registration, state: ConnectionState) {
+        self.status.send_replace(Status {
+            state,
+            device_id: Some(registration.device_id.to_string()),
+            user: Some(registration.user.clone()),
+            edge: Some(registration.edge.to_string()),
+            ..Status::default()
+        });
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ConnectOrderError {
+    #[error("this device is not enrolled: use `adit agent enroll` first")]
+    NotEnrolled,
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+async fn ended(session: &mut Option<(CancellationToken, JoinHandle<SessionEnd>)>) -> SessionEnd {
+    match session {
+        Some((_, task)) => match task.await {
+            Ok(end) => end,
+            Err(error) => {
+                tracing::error!(%error, "the session failed");
+                SessionEnd::Stopped
+            }
+        },
+        None => std::future::pending().await,
+    }
+}

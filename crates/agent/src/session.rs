@@ -1,0 +1,300 @@
+//! Being connected: dials the edge again and again, follows its events, and keeps interface and routes as they say.
+//!
+//! Interface and routes are made at the edge's first word and stay through reconnections, so that applications wait
+//! instead of failing over to some other path; they go when the session ends.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use adit_model::Cidr;
+use adit_wire::device::{DeviceState, Event};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::capture::{Capture, CarrierSlot};
+use crate::carrier::Carrier as _;
+use crate::http2::{ConnectError, Dialer, Events, EventsError, Http2Carrier};
+use crate::routes::{Routes, RoutesError};
+use crate::status::{ConnectionState, Status};
+use crate::tun::{Tun, TunError};
+
+/// First and longest time between two attempts to connect.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(2);
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SessionEnd {
+    /// It was told to.
+    Stopped,
+    /// The edge does not know the device any more.
+    Revoked,
+    /// Another process uses the device's key.
+    Superseded,
+}
+
+/// The network cannot be captured.
+#[derive(Debug, thiserror::Error)]
+enum CaptureError {
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    #[error(transparent)]
+    Routes(#[from] RoutesError),
+}
+
+/// What a session needs to know.
+pub(crate) struct Session {
+    pub(crate) dialer: Dialer,
+    pub(crate) interface: String,
+    pub(crate) mtu: u32,
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Session {
+    /// Stays connected until told to stop or sent away.
+    pub(crate) async fn run(self) -> SessionEnd {
+        let mut captured = Captured::new();
+        let stop = self.stop.clone();
+        let end = tokio::select! {
+            end = self.connect_for_ever(&mut captured) => end,
+            () = stop.cancelled() => SessionEnd::Stopped,
+        };
+        captured.close().await;
+        self.status.send_modify(Status::clear_connection);
+        end
+    }
+
+    async fn connect_for_ever(&self, captured: &mut Captured) -> SessionEnd {
+        let instance = Uuid::new_v4();
+        let mut known = Vec::new();
+        let mut retry = FIRST_RETRY;
+        loop {
+            self.status.send_modify(|status| status.state = ConnectionState::Connecting);
+            match self.connect(&mut known, captured, instance).await {
+                Ok((carrier, events)) => match self.follow(&carrier, events, captured).await {
+                    Followed::End(end) => return end,
+                    Followed::Again { reason, was_connected } => {
+                        captured.carrier.send_replace(None);
+                        self.fail(&reason);
+                        if was_connected {
+                            retry = FIRST_RETRY;
+                        }
+                    }
+                },
+                Err(ConnectError::Unauthorized) => {
+                    self.fail(&ConnectError::Unauthorized);
+                    return SessionEnd::Revoked;
+                }
+                Err(error) => self.fail(&error),
+            }
+            self.status.send_modify(|status| {
+                status.state = ConnectionState::Connecting;
+                status.transport = None;
+            });
+            tokio::time::sleep(retry).await;
+            retry = (retry * 2).min(LAST_RETRY);
+        }
+    }
+
+    async fn connect(
+        &self,
+        known: &mut Vec<SocketAddr>,
+        captured: &mut Captured,
+        instance: Uuid,
+    ) -> Result<(Rc<Http2Carrier>, Events), ConnectError> {
+        match self.dialer.resolve().await {
+            Ok(addresses) => *known = addresses,
+            // The resolver itself may be behind the edge.
+            Err(error) if known.is_empty() => return Err(error),
+            Err(error) => tracing::debug!(%error, "using the edge's last known addresses"),
+        }
+        captured.exclude(known.iter().map(SocketAddr::ip), &self.status).await;
+        self.dialer.clone().carrier(known.clone(), instance).await
+    }
+
+    /// Acts on events until the connection is of no more use.
+    async fn follow(
+        &self,
+        carrier: &Rc<Http2Carrier>,
+        mut events: Events,
+        captured: &mut Captured,
+    ) -> Followed {
+        let mut was_connected = false;
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                error = captured.ended() => return Followed::again(error, was_connected),
+            };
+            match event {
+                Ok(Event::State(state)) => {
+                    captured.exclude(carrier.addresses(), &self.status).await;
+                    if let Err(error) = captured.start(self, &state).await {
+                        return Followed::again(chain(&error), was_connected);
+                    }
+                    captured.carrier.send_replace(Some(Rc::clone(carrier)));
+                    was_connected = true;
+                    self.connected(carrier, &state);
+                }
+                Ok(Event::Networks { networks }) => captured.set_networks(networks, &self.status).await,
+                Ok(Event::Revoked) => {
+                    self.fail(&"the edge has revoked this device's registration");
+                    return Followed::End(SessionEnd::Revoked);
+                }
+                Ok(Event::Superseded) => {
+                    self.fail(&"another process uses this device's key");
+                    return Followed::End(SessionEnd::Superseded);
+                }
+                // Open flows hold the old connection until they end; new ones wait for the next.
+                Ok(Event::Draining) => return Followed::again("the edge is stopping", was_connected),
+                Ok(Event::Ping) => {}
+                Err(
+                    error @ (EventsError::Closed
+                    | EventsError::Lost(_)
+                    | EventsError::Silent
+                    | EventsError::Malformed(_)),
+                ) => {
+                    return Followed::again(chain(&error), was_connected);
+                }
+            }
+        }
+    }
+
+    fn connected(&self, carrier: &Rc<Http2Carrier>, state: &DeviceState) {
+        tracing::info!(edge = %self.dialer.edge, networks = state.networks.len(), "connected");
+        self.status.send_modify(|status| {
+            status.state = ConnectionState::Connected;
+            status.device_id = Some(state.device_id.to_string());
+            status.user = Some(state.user.clone());
+            status.transport = Some(carrier.transport());
+            status.interface = Some(self.interface.clone());
+            status.last_error = None;
+        });
+    }
+
+    fn fail(&self, reason: &dyn std::fmt::Display) {
+        let reason = reason.to_string();
+        self.status.send_if_modified(|status| {
+            let new = status.last_error.as_ref() != Some(&reason);
+            if new {
+                tracing::warn!(edge = %self.dialer.edge, reason, "not connected");
+                status.last_error = Some(reason);
+            }
+            new
+        });
+    }
+}
+
+/// What became of a connection.
+enum Followed {
+    End(SessionEnd),
+    Again { reason: String, was_connected: bool },
+}
+
+impl Followed {
+    fn again(reason: impl Into<String>, was_connected: bool) -> Self {
+        Self::Again { reason: reason.into(), was_connected }
+    }
+}
+
+/// Interface, routes and flows; empty before the edge's first word.
+struct Captured {
+    carrier: CarrierSlot<Rc<Http2Carrier>>,
+    open: Option<Open>,
+    networks: Vec<Cidr>,
+    /// Every address of the edge since the session began: an open flow may still use an older one.
+    excluded: BTreeSet<IpAddr>,
+}
+
+struct Open {
+    routes: Routes,
+    /// Those that the interface was made with.
+    addresses: Vec<IpAddr>,
+    stop: CancellationToken,
+    driver: tokio::task::JoinHandle<String>,
+}
+
+impl Captured {
+    fn new() -> Self {
+        Self { carrier: watch::channel(None).0, open: None, networks: Vec::new(), excluded: BTreeSet::new() }
+    }
+
+    /// Makes what is missing, and routes the device's networks.
+    async fn start(&mut self, session: &Session, state: &DeviceState) -> Result<(), CaptureError> {
+        if self.open.as_ref().is_some_and(|open| open.addresses != state.addresses) {
+            self.close().await;
+        }
+        if self.open.is_none() {
+            let tun = Tun::open(&session.interface)?;
+            let routes = Routes::new(tun.name(), session.mtu, &state.addresses).await?;
+            let seed = Uuid::new_v4().as_u64_pair().0;
+            let mut capture = Capture::new(tun, self.carrier.subscribe(), seed);
+            let stop = CancellationToken::new();
+            let stopped = stop.clone();
+            let driver = tokio::task::spawn_local(async move {
+                let failed = tokio::select! {
+                    error = capture.drive() => format!("the TUN interface failed: {error}"),
+                    () = stopped.cancelled() => String::new(),
+                };
+                capture.close();
+                failed
+            });
+            self.open = Some(Open { routes, addresses: state.addresses.clone(), stop, driver });
+        }
+        self.set_networks(state.networks.clone(), &session.status).await;
+        Ok(())
+    }
+
+    async fn set_networks(&mut self, networks: Vec<Cidr>, status: &watch::Sender<Status>) {
+        self.networks = networks;
+        let Some(open) = &mut self.open else { return };
+        let excluded: Vec<IpAddr> = self.excluded.iter().copied().collect();
+        let routes = open.routes.set(&self.networks, &excluded).await;
+        let routes: Vec<String> = routes.iter().map(ToString::to_string).collect();
+        status.send_modify(|status| status.routes = routes);
+    }
+
+    /// Takes addresses of the edge out of what is captured.
+    async fn exclude(&mut self, addresses: impl Iterator<Item = IpAddr>, status: &watch::Sender<Status>) {
+        let before = self.excluded.len();
+        self.excluded.extend(addresses);
+        if self.excluded.len() != before {
+            self.set_networks(self.networks.clone(), status).await;
+        }
+    }
+
+    /// Waits until the interface fails, and says how. It is made anew at the edge's next word.
+    async fn ended(&mut self) -> String {
+        let Some(open) = &mut self.open else { return std::future::pending().await };
+        let reason = (&mut open.driver).await.unwrap_or_else(|error| error.to_string());
+        self.open = None;
+        reason
+    }
+
+    /// Resets all flows and removes the interface, and with it addresses and routes.
+    async fn close(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        open.stop.cancel();
+        if let Err(error) = open.driver.await {
+            tracing::error!(%error, "the task of the TUN interface failed");
+        }
+    }
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

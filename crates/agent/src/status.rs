@@ -1,0 +1,58 @@
+//! What the agent says of itself.
+
+use serde::{Deserialize, Serialize};
+
+/// Where the agent stands. New states may come: read unknown ones as "not connected".
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConnectionState {
+    /// There is no registration: `adit agent enroll` makes one.
+    #[default]
+    NotEnrolled,
+    /// No connection to the edge yet, or not any more; it is being tried.
+    Connecting,
+    /// Flows are carried.
+    Connected,
+    /// Turned off, by `adit agent disconnect` or because another process uses this device's key.
+    Disconnected,
+    /// The edge does not know this device any more: enrol again.
+    ReauthRequired,
+}
+
+/// How flows are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// HTTP/2 over TLS on TCP.
+    H2,
+}
+
+/// The answer of `adit agent status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Where the agent stands.
+    pub state: ConnectionState,
+    /// The device's id, once it is enrolled.
+    pub device_id: Option<String>,
+    /// Whom the device stands for.
+    pub user: Option<String>,
+    /// The edge, as `https://HOST`.
+    pub edge: Option<String>,
+    /// How flows are carried, while connected.
+    pub transport: Option<Transport>,
+    /// The networks routed to the agent, edge addresses taken out.
+    pub routes: Vec<String>,
+    /// The TUN interface, while it exists.
+    pub interface: Option<String>,
+    /// What went wrong last, in words; empty while connected.
+    pub last_error: Option<String>,
+}
+
+impl Status {
+    /// A status without anything of a connection.
+    pub(crate) fn clear_connection(&mut self) {
+        self.transport = None;
+        self.routes.clear();
+        self.interface = None;
+    }
+}
