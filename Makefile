@@ -24,10 +24,10 @@ test-long:
 	$(MAKE) lint lint-deps build
 	cargo nextest run --workspace --profile long
 
-# Throughput, latency, retransmits and memory, beside the bare path and other tunnels, in one run.
-bench: setup
-	cargo build --release --package adit --package adit-testbed --bins
-	target/release/bench
+# Throughput, latency, retransmits and memory, beside the bare path and other tunnels, in one run of about eight minutes.
+# BENCH="--quick" takes three; BENCH="--help" lists what else there is.
+bench:
+	testbed/bench.sh $(BENCH)
 
 lint:
 	cargo fmt --all --check
