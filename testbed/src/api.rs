@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,12 +9,10 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full};
-use hyper_util::rt::TokioIo;
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
 use tokio_rustls::TlsConnector;
 
+use crate::https;
 use crate::net::Host;
 
 /// Longest wait for an answer.
@@ -46,16 +43,9 @@ impl Api {
             text.map(|text| text.trim().to_owned())
                 .with_context(|| format!("read {name} of the data directory"))
         };
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(data.join("ca.pem")).context("read ca.pem")?)?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         Ok(Self {
             address,
-            tls: TlsConnector::from(Arc::new(tls)),
+            tls: https::connector(&data.join("ca.pem"), None)?,
             token: read("admin-token")?,
             account: read("account-id")?,
         })
@@ -103,10 +93,6 @@ impl Api {
         path: &str,
         body: Option<&Value>,
     ) -> Result<(u16, Value)> {
-        let stream = host.connect(self.address).await?;
-        let stream = self.tls.connect(ServerName::from(self.address.ip()), stream).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
             .uri(format!("/client/v4/accounts/{}/{path}", self.account))
@@ -114,10 +100,10 @@ impl Api {
             .header(AUTHORIZATION, format!("Bearer {}", self.token))
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()))))?;
-        let response = sender.send_request(request).await?;
+        let stream = host.connect(self.address).await?;
+        let response = https::send(&self.tls, self.address.ip(), stream, request).await?;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await?.to_bytes();
-        connection.abort();
         let envelope = serde_json::from_slice(&body).with_context(|| {
             format!("the answer is not JSON: {status}: {}", String::from_utf8_lossy(&body))
         })?;

@@ -5,26 +5,20 @@
 //! kubectl speaks them. It holds namespaces, config maps and pods in memory; a pod runs at once ([`workload`]). Whoever
 //! has a client certificate may do everything.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::server::WebPkiClientVerifier;
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
+use crate::https::{self, Body};
 use crate::pki::Pki;
 
 mod discovery;
@@ -36,12 +30,6 @@ mod table;
 pub mod workload;
 
 use store::Store;
-
-/// What a client may take for its TLS handshake.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-
-/// A response's body: whole or streamed.
-pub(crate) type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 
 /// The server, before it listens.
 #[derive(Clone)]
@@ -63,70 +51,18 @@ impl Server {
         for name in ["default", "kube-system"] {
             rest::create_namespace(&store, name);
         }
-        Ok(Self { tls: TlsAcceptor::from(Arc::new(tls_config(pki)?)), store })
+        Ok(Self { tls: https::acceptor(pki)?, store })
     }
 
     /// Serves what `listener` accepts, until dropped.
     pub async fn serve(self, listener: TcpListener) {
-        loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    let server = self.clone();
-                    tokio::spawn(async move {
-                        if let Err(error) = server.connection(stream, peer).await {
-                            tracing::info!(%peer, error = format!("{error:#}"), "connection ended");
-                        }
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "accept");
-                    // Out of file descriptors: others must end first.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    }
-
-    async fn connection(self, stream: TcpStream, peer: SocketAddr) -> Result<()> {
-        stream.set_nodelay(true)?;
-        let stream = tokio::time::timeout(HANDSHAKE_LIMIT, self.tls.accept(stream))
-            .await
-            .context("TLS handshake took too long")?
-            .context("TLS handshake")?;
         let store = self.store;
-        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        https::serve(listener, self.tls, move |request| {
             let store = store.clone();
-            async move {
-                let line = format!("{} {} {:?}", request.method(), request.uri(), request.version());
-                let response = route(store, request).await.unwrap_or_else(|failure| failure.response());
-                tracing::info!(%peer, status = response.status().as_u16(), "{line}");
-                Ok::<_, std::convert::Infallible>(response)
-            }
-        });
-        hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
-            .http1()
-            .timer(TokioTimer::new())
-            .serve_connection_with_upgrades(TokioIo::new(stream), service)
-            .await
-            .map_err(|error| anyhow::anyhow!(error))
+            async move { route(store, request).await.unwrap_or_else(|failure| failure.response()) }
+        })
+        .await;
     }
-}
-
-fn tls_config(pki: &Pki) -> Result<rustls::ServerConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(pki.ca())?)?;
-    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
-    let (certificate, key) = pki.server();
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(clients)
-        .with_single_cert(
-            vec![CertificateDer::from_pem_file(certificate)?],
-            PrivateKeyDer::from_pem_file(key)?,
-        )?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 async fn route(store: Arc<Store>, request: Request<Incoming>) -> Result<Response<Body>, Failure> {

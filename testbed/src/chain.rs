@@ -138,9 +138,16 @@ impl Chain {
         self.dir().join("agent")
     }
 
-    /// `adit` on a host.
+    /// `adit` on a host, configured by nothing but its arguments.
     pub fn adit(&self, host: &Host) -> Command {
-        host.command(&self.adit)
+        let mut command = host.command(&self.adit);
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_str().is_some_and(|name| name.starts_with("ADIT_") || name.starts_with("TUNNEL_"))
+            {
+                command.env_remove(variable);
+            }
+        }
+        command
     }
 
     // The edge and its API.
@@ -200,6 +207,17 @@ impl Chain {
         let body = json!({"network": network, "tunnel_id": tunnel.id, "comment": "testbed"});
         let route = self.call(Method::POST, "teamnet/routes", Some(&body)).await?;
         Ok(route["id"].as_str().context("a new route has an id")?.to_owned())
+    }
+
+    /// What `adit tunnel list` prints on the edge's host.
+    pub async fn tunnel_list(&self) -> Result<String> {
+        let mut command = tokio::process::Command::from(self.adit(&self.world.edge));
+        command.args(["tunnel", "--data"]).arg(self.data()).arg("list");
+        let output = tokio::time::timeout(START_LIMIT, command.kill_on_drop(true).output());
+        let output = output.await.context("adit tunnel list does not end")??;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "adit tunnel list: {}: {}", output.status, stderr.trim());
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     // Connectors.

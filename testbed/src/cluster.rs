@@ -11,7 +11,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::kubectl::{Kubectl, Session};
-use crate::net::{API_V4, API_V6, World, api_address};
+use crate::kubelet::Kubelet;
+use crate::net::{API_V4, API_V6, Host, Namespace, World, api_address};
 use crate::pki::Pki;
 use crate::process::{Process, built};
 
@@ -45,6 +46,7 @@ impl Family {
 /// A running API server in the `cluster` of a world.
 #[derive(Debug)]
 pub struct Cluster {
+    kubelet: Option<Kubelet>,
     processes: Vec<Process>,
     pki: Pki,
     dir: PathBuf,
@@ -56,6 +58,7 @@ impl Cluster {
     pub async fn start(world: &World, dir: &Path) -> Result<Self> {
         let pki = Pki::open(&dir.join("certificates"))?;
         let mut cluster = Self {
+            kubelet: None,
             processes: Vec::new(),
             pki,
             dir: dir.to_owned(),
@@ -83,10 +86,10 @@ impl Cluster {
         &self.processes
     }
 
-    /// An engineer on the laptop.
-    pub fn session<'a>(&self, world: &'a World, kubectl: Kubectl, family: Family) -> Result<Session<'a>> {
-        let path = self.dir.join(format!("kubeconfig-{}-{family:?}", kubectl.version()));
-        Session::new(kubectl, Some(&world.laptop), &path, &family.server(), &self.pki)
+    /// An engineer on a host.
+    pub fn session<'a>(&self, host: &'a Host, kubectl: Kubectl, family: Family) -> Result<Session<'a>> {
+        let path = self.dir.join(format!("kubeconfig-{}-{}-{family:?}", host.role(), kubectl.version()));
+        Session::new(kubectl, Some(host), &path, &family.server(), &self.pki)
     }
 
     async fn start_own(&mut self, world: &World) -> Result<()> {
@@ -105,7 +108,7 @@ impl Cluster {
 
     async fn start_real(&mut self, world: &World, apiserver: &Path) -> Result<()> {
         let etcd = find_etcd(apiserver)?;
-        let host = &world.cluster;
+        let host: &Namespace = &world.cluster;
         let mut command = host.command(etcd);
         command.arg("--data-dir").arg(self.dir.join("etcd")).args([
             "--listen-client-urls=http://127.0.0.1:2379",
@@ -120,6 +123,7 @@ impl Cluster {
         let path = |path: PathBuf| path.display().to_string();
         let (certificate, key) = self.pki.server();
         let (client_certificate, client_key) = self.pki.client();
+        let (public, private) = self.pki.service_account();
         let mut command = host.command(apiserver);
         command.args([
             "--etcd-servers=http://127.0.0.1:2379".to_owned(),
@@ -135,8 +139,8 @@ impl Cluster {
             // Without a controller manager no namespace has a service account.
             "--disable-admission-plugins=ServiceAccount".to_owned(),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            format!("--service-account-key-file={}", path(self.pki.service_account_key())),
-            format!("--service-account-signing-key-file={}", path(self.pki.service_account_key())),
+            format!("--service-account-key-file={}", path(public)),
+            format!("--service-account-signing-key-file={}", path(private)),
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
             format!("--kubelet-certificate-authority={}", path(self.pki.ca())),
             format!("--kubelet-client-certificate={}", path(client_certificate)),
@@ -144,7 +148,9 @@ impl Cluster {
             "--kubelet-preferred-address-types=InternalIP".to_owned(),
         ]);
         self.processes.push(Process::spawn("apiserver", &self.dir, command)?);
-        self.wait_until_ready(world).await
+        self.wait_until_ready(world).await?;
+        self.kubelet = Some(Kubelet::start(host.clone(), API_PORT, &self.pki).await?);
+        Ok(())
     }
 
     async fn wait_until_ready(&mut self, world: &World) -> Result<()> {

@@ -136,17 +136,14 @@ impl World {
     }
 }
 
-/// One network namespace.
+/// A network namespace that is removed, with all that runs in it, when this is dropped.
 #[derive(Debug)]
-pub struct Host {
-    role: String,
-    name: String,
-}
+pub struct Host(Namespace);
 
 impl Host {
     fn add(role: &str, name: String) -> Result<Self> {
         ip(&["netns", "add", &name])?;
-        let host = Self { role: role.to_owned(), name };
+        let host = Self(Namespace { role: role.to_owned(), name });
         // A new namespace starts with the machine's own setting, and the machine may be a router.
         for (key, value) in [
             ("ipv4/ip_forward", "0"),
@@ -161,7 +158,24 @@ impl Host {
         host.batch(&["link set lo up".to_owned()])?;
         Ok(host)
     }
+}
 
+impl std::ops::Deref for Host {
+    type Target = Namespace;
+
+    fn deref(&self) -> &Namespace {
+        &self.0
+    }
+}
+
+/// The way into a host. It does not keep the host.
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    role: String,
+    name: String,
+}
+
+impl Namespace {
     /// `laptop`, `edge` or `cluster`.
     pub fn role(&self) -> &str {
         &self.role

@@ -50,9 +50,9 @@ impl Pki {
         (self.dir.join("client.pem"), self.dir.join("client-key.pem"))
     }
 
-    /// The key for service account tokens, PEM.
-    pub fn service_account_key(&self) -> PathBuf {
-        self.dir.join("service-account-key.pem")
+    /// The public and the private key for service account tokens, PEM.
+    pub fn service_account(&self) -> (PathBuf, PathBuf) {
+        (self.dir.join("service-account.pem"), self.dir.join("service-account-key.pem"))
     }
 }
 
@@ -89,7 +89,10 @@ fn create(pki: &Pki) -> Result<()> {
         write(&certificate_path, &params.signed_by(&key, &issuer)?.pem())?;
         write(&key_path, &key.serialize_pem())?;
     }
-    write(&pki.service_account_key(), &KeyPair::generate()?.serialize_pem())?;
+    let (public, private) = pki.service_account();
+    let key = KeyPair::generate()?;
+    write(&public, &key.public_key_pem())?;
+    write(&private, &key.serialize_pem())?;
     // Last: its presence says that the set is whole.
     write(&pki.ca(), &ca_pem)
 }

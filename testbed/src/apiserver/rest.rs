@@ -17,7 +17,8 @@ use uuid::Uuid;
 use super::patch::{self, Lists};
 use super::store::{Change, Key, RESOURCES, Resource, Store};
 use super::table::table;
-use super::{Body, Failure, json_response, parameter, query, streamed};
+use super::{Failure, json_response, parameter, query, streamed};
+use crate::https::Body;
 
 /// Largest object taken; a real server's limit.
 const MAX_BODY_BYTES: usize = 3 << 20;

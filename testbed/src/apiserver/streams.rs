@@ -22,7 +22,8 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::workload::{self, ExecStreams};
-use super::{Body, Failure, parameter, query, streamed, whole};
+use super::{Failure, parameter, query, streamed, whole};
+use crate::https::Body;
 use crate::spdy;
 
 /// Subprotocols of `exec`, the preferred one first. The fifth can say that one stream has ended.
@@ -89,6 +90,35 @@ pub(super) fn exec_websocket(request: Request<Incoming>) -> Result<Response<Body
             () = receive_channels(stream, stdin_write) => {}
         }
     })
+}
+
+/// `exec` between an API server and a kubelet: each stream is one of SPDY's, told apart by its header `streamtype`.
+pub async fn exec_spdy(query_text: &str, mut incoming: mpsc::Receiver<spdy::Stream>) {
+    let query = query(query_text);
+    let command: Vec<String> =
+        query.iter().filter(|(key, _)| key == "command").map(|(_, value)| value.clone()).collect();
+    let wanted = |name: &str| matches!(parameter(&query, name), Some("true" | "1"));
+    // The error stream is always there; a terminal adds one for its size.
+    let count = 1 + ["input", "output", "error", "tty"].into_iter().filter(|name| wanted(name)).count();
+    let (mut streams, mut error, mut others) = (ExecStreams::default(), None, Vec::new());
+    for _ in 0..count {
+        let Some(stream) = incoming.recv().await else { return };
+        match stream.header("streamtype") {
+            Some("stdin") => streams.stdin = Some(stream.io),
+            Some("stdout") => streams.stdout = Some(stream.io),
+            Some("stderr") => streams.stderr = Some(stream.io),
+            Some("error") => error = Some(stream.io),
+            _ => others.push(stream.io),
+        }
+    }
+    let status = workload::exec(&command, streams).await;
+    if let Some(mut error) = error {
+        // The client may have gone.
+        let _ = error.write_all(status.to_string().as_bytes()).await;
+        let _ = error.shutdown().await;
+    }
+    // The client closes the connection once it has the status.
+    while incoming.recv().await.is_some() {}
 }
 
 fn pipe(wanted: bool) -> (Option<DuplexStream>, Option<DuplexStream>) {

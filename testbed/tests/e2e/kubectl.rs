@@ -6,6 +6,7 @@ use std::time::Duration;
 use adit_testbed::chain::Chain;
 use adit_testbed::cluster::{Cluster, Family};
 use adit_testbed::kubectl::{Kubectl, Session};
+use adit_testbed::net::World;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -41,9 +42,7 @@ pub(crate) async fn check_all(session: &Session<'_>) {
 }
 
 async fn check_version_and_get(session: &Session<'_>) {
-    // It may warn of a server that is more than one version away.
-    let version = session.output(&["version"], "").await.unwrap();
-    let version = String::from_utf8_lossy(&version.stdout);
+    let version = run(session, &["version"]).await;
     assert!(version.contains("Server Version: v1."), "{version}");
     let namespaces = run(session, &["get", "namespaces", "-o", "name"]).await;
     assert!(namespaces.contains("namespace/default\n") && namespaces.contains("namespace/kube-system\n"));
@@ -135,6 +134,17 @@ async fn check_port_forward(session: &Session<'_>) {
     forward.wait_for_line("connection refused", LIMIT).await.unwrap();
 }
 
+/// No network under test between: the API server itself, the real one where there is one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clusters_api_server_serves_kubectl_in_the_cluster() {
+    let (world, dir) = (World::new().unwrap(), tempfile::tempdir().unwrap());
+    let cluster = Cluster::start(&world, dir.path()).await.unwrap();
+    eprintln!("API server: {}", cluster.description());
+    for family in Family::BOTH {
+        check_all(&cluster.session(&world.cluster, Kubectl::main().unwrap(), family).unwrap()).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_kubectl_does_everything_over_both_families() {
     through_the_chain(Kubectl::main().unwrap()).await;
@@ -145,7 +155,7 @@ async fn through_the_chain(kubectl: Kubectl) {
     let cluster = Cluster::start(&chain.world, chain.dir()).await.unwrap();
     eprintln!("API server: {}", cluster.description());
     for family in Family::BOTH {
-        check_all(&cluster.session(&chain.world, kubectl.clone(), family).unwrap()).await;
+        check_all(&cluster.session(&chain.world.laptop, kubectl.clone(), family).unwrap()).await;
     }
 }
 

@@ -63,7 +63,7 @@ async fn a_destination_that_cannot_be_reached_fails_at_once_in_tcps_words() {
     for address in api_address(CLOSED_PORT) {
         let mark = edge.mark();
         check_refused(&chain, address, ErrorKind::ConnectionRefused).await;
-        edge.wait_for_line_after(mark, "refused", AT_ONCE).await.unwrap();
+        edge.wait_for_line_after(mark, "end=\"refused\"", AT_ONCE).await.unwrap();
     }
 
     let mark = edge.mark();
