@@ -219,8 +219,9 @@ const ETHERNET_PAYLOAD_BYTES: u16 = 1472;
 const STREAM_WINDOW: u32 = 16 << 20;
 /// What a peer may have on its way on one connection, and what we hold unacknowledged.
 const CONNECTION_WINDOW: u32 = 32 << 20;
-/// Streams that an edge may open (tunnel protocol, 2.1): the connector's own limit on flows is the real one.
-const MAX_INCOMING_STREAMS: VarInt = VarInt::from_u32(1 << 30);
+/// Streams that an edge may have open at once on one connection. A cloudflared offers 2^60 (tunnel protocol, 2.1); quinn
+/// keeps a slot for each from the start, some 24 bytes, and an edge waits or takes another connection when all are taken.
+const MAX_INCOMING_STREAMS: VarInt = VarInt::from_u32(4096);
 /// Streams that a connector may open at once: its control stream and short calls.
 const MAX_CONNECTOR_STREAMS: u32 = 128;
 /// Handshakes under way at once on one endpoint; more are dropped, and their clients try again.

@@ -1,0 +1,142 @@
+//! An edge between a device and a connector that are made here, over loopback: what it carries, refuses and cuts.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+mod peers;
+
+use std::time::Duration;
+
+use adit_model::{Change, FlowEnd, Record, Refusal};
+use adit_wire::device::Event;
+use bytes::Bytes;
+use peers::{Answer, Chain, ELSEWHERE, TARGET, registration, tunnel};
+
+#[tokio::test]
+async fn bytes_pass_both_ways_and_each_direction_ends_by_itself() {
+    let mut chain = Chain::start().await;
+    let _connector = chain.connector(Answer::EchoAfterEnd).await;
+    let device = chain.device().await;
+    let (mut send, response) = device.connect(TARGET).await;
+    send.send_data(Bytes::from_static(b"request"), true).unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(peers::read_all(response.into_body()).await.unwrap(), b"request");
+    let record = chain.flow_record().await;
+    assert_eq!((record.end, record.bytes_up, record.bytes_down), (FlowEnd::Finished, 7, 7));
+    assert_eq!(record.destination.to_string(), TARGET);
+    assert!(record.route.is_some() && record.connection.is_some());
+}
+
+#[tokio::test]
+async fn every_refusal_is_told_at_once_with_its_name() {
+    let mut chain = Chain::start().await;
+    let device = chain.device().await;
+    assert_eq!(device.refusal(TARGET).await, Some(Refusal::NoConnection));
+    assert_eq!(device.refusal(ELSEWHERE).await, Some(Refusal::Unroutable));
+    assert_eq!(device.refusal("127.0.0.1:80").await, Some(Refusal::NeverDialled));
+    let _connector = chain.connector(Answer::Refuse("connect: connection refused")).await;
+    assert_eq!(device.refusal(TARGET).await, Some(Refusal::Refused));
+    assert_eq!(chain.flow_record().await.end, FlowEnd::Refused(Refusal::NoConnection));
+}
+
+#[tokio::test]
+async fn a_reset_of_the_destination_resets_the_device() {
+    let mut chain = Chain::start().await;
+    let _connector = chain.connector(Answer::Reset).await;
+    let device = chain.device().await;
+    let (mut send, response) = device.connect(TARGET).await;
+    send.send_data(Bytes::from_static(b"x"), false).unwrap();
+    assert!(peers::read_all(response.into_body()).await.is_err());
+    assert_eq!(chain.flow_record().await.end, FlowEnd::ResetByDestination);
+}
+
+#[tokio::test]
+async fn a_revoked_device_is_cut_and_told() {
+    let mut chain = Chain::start().await;
+    let _connector = chain.connector(Answer::EchoAfterEnd).await;
+    let device = chain.device().await;
+    let mut events = device.events().await;
+    assert!(matches!(events.next().await, Some(Event::State(_))));
+    let (_send, response) = device.connect(TARGET).await;
+    chain.change(Change::RegistrationPut(registration(true))).await;
+    assert!(peers::read_all(response.into_body()).await.is_err());
+    assert_eq!(events.next().await, Some(Event::Revoked));
+    assert_eq!(chain.flow_record().await.end, FlowEnd::Revoked);
+    let device = chain.device().await;
+    assert_eq!(device.refusal(TARGET).await, Some(Refusal::Revoked));
+}
+
+#[tokio::test]
+async fn a_second_process_with_the_same_key_ends_the_first() {
+    let chain = Chain::start().await;
+    let first = chain.device().await;
+    let mut first_events = first.events().await;
+    assert!(matches!(first_events.next().await, Some(Event::State(_))));
+    let second = chain.device().await;
+    let mut second_events = second.events().await;
+    assert!(matches!(second_events.next().await, Some(Event::State(_))));
+    assert_eq!(first_events.next().await, Some(Event::Superseded));
+}
+
+#[tokio::test]
+async fn a_connection_that_says_farewell_gets_no_new_flows_and_keeps_its_old_ones() {
+    let mut chain = Chain::start().await;
+    let mut leaving = chain.connector(Answer::EchoAfterEnd).await;
+    let device = chain.device().await;
+    let (mut send, response) = device.connect(TARGET).await;
+    leaving.unregister().await;
+    chain.connection_closed().await;
+    assert_eq!(device.refusal(TARGET).await, Some(Refusal::NoConnection));
+    send.send_data(Bytes::from_static(b"still here"), true).unwrap();
+    assert_eq!(peers::read_all(response.into_body()).await.unwrap(), b"still here");
+}
+
+#[tokio::test]
+async fn a_flow_whose_connection_is_lost_while_dialling_is_tried_on_another() {
+    let chain = Chain::start().await;
+    let _lost = chain.connector(Answer::CloseConnection).await;
+    let device = chain.device().await;
+    assert_eq!(device.refusal(TARGET).await, Some(Refusal::NoConnection));
+    let _lost = chain.connector(Answer::CloseConnection).await;
+    let _good = chain.connector(Answer::EchoAfterEnd).await;
+    for _ in 0..2 {
+        let (mut send, response) = device.connect(TARGET).await;
+        assert_eq!(response.status(), 200);
+        send.send_data(Bytes::new(), true).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_connector_with_a_wrong_secret_or_tunnel_is_not_let_in() {
+    let mut chain = Chain::start().await;
+    assert_eq!(chain.try_connector(b"guess").await.unwrap_err(), "Unauthorized: Invalid tunnel secret");
+    chain.change(Change::TunnelRemoved { id: tunnel().id }).await;
+    assert_eq!(chain.try_connector(peers::SECRET).await.unwrap_err(), "Unauthorized: Tunnel not found");
+}
+
+#[tokio::test]
+async fn deleting_a_tunnel_closes_its_connections() {
+    let mut chain = Chain::start().await;
+    let connector = chain.connector(Answer::EchoAfterEnd).await;
+    chain.change(Change::TunnelRemoved { id: tunnel().id }).await;
+    tokio::time::timeout(Duration::from_secs(5), connector.quic.closed()).await.unwrap();
+    assert!(matches!(chain.next_record().await, Record::ConnectionClosed(_)));
+}
+
+#[tokio::test]
+async fn a_device_hears_of_new_networks() {
+    let mut chain = Chain::start().await;
+    let device = chain.device().await;
+    let mut events = device.events().await;
+    let Some(Event::State(state)) = events.next().await else { panic!("a state comes first") };
+    assert_eq!(state.networks, ["198.51.100.101".parse().unwrap(), "2001:db8::101".parse().unwrap()]);
+    chain.change(Change::RoutePut(peers::route(3, "203.0.113.0/24"))).await;
+    let Some(Event::Networks { networks }) = events.next().await else { panic!("then the networks") };
+    assert!(networks.contains(&"203.0.113.0/24".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_served_gets_nothing() {
+    let chain = Chain::start().await;
+    assert!(chain.handshake("edge.test").await.is_ok());
+    assert!(chain.handshake("elsewhere.test").await.is_err());
+}
