@@ -36,6 +36,7 @@ use self::body::{Family, Fields};
 use self::envelope::{ApiError, Reply};
 use self::path::Query;
 use crate::Control;
+use crate::duration::GoDuration;
 use crate::limiter::{Allowance, MAX_REQUESTS, REQUEST_WINDOW};
 use crate::permission::{Area, Level};
 
@@ -224,6 +225,25 @@ pub(crate) async fn collect_limited(parts: &Parts, body: Body, most: usize) -> R
         Ok(Err(_)) => Err(ApiError::new(StatusCode::BAD_REQUEST, 6007, "The request body ended early")),
         Err(_) => {
             Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, 6009, "The request body did not arrive in time"))
+        }
+    }
+}
+
+/// Feeds any bytes to the parsers that see them before or after a request is let in.
+#[doc(hidden)]
+pub fn fuzz_request(data: &[u8]) {
+    if let Ok(fields) = Fields::read(data, Family::Network) {
+        let read = fields.name("name", 100);
+        assert!(
+            read.is_err() || read.is_ok_and(|name| name.is_none_or(|name| !name.contains('\0'))),
+            "no NUL"
+        );
+        let _read = (fields.secret("tunnel_secret", 32..=1024, ""), fields.time("expires_on"));
+    }
+    if let Ok(text) = std::str::from_utf8(data) {
+        path::fuzz(text);
+        if let Ok(duration) = text.parse::<GoDuration>() {
+            assert_eq!(duration.to_string().parse(), Ok(duration), "a duration reads as it prints");
         }
     }
 }

@@ -330,6 +330,33 @@ async fn a_key_enrols_once_and_a_revoked_one_not_again() {
 }
 
 #[tokio::test]
+async fn objects_of_another_account_are_not_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let (actor, other) = (Actor::system(), AccountId::from_bytes([1; 16]));
+    let k8s = tunnel(&store, "k8s").await.unwrap();
+    let made = store.route_create(&actor, ACCOUNT, route("10.0.0.0/8", k8s.id), Takeover::Refuse).await;
+    let made = made.unwrap().value;
+    let token = service_token(&store).await;
+    let enrolled = store.registration_create(&actor, ACCOUNT, registration(b"key", &token)).await;
+    let enrolled = enrolled.unwrap().value;
+    let state = store.state().await.unwrap();
+    store.tunnel_fetch(other, k8s.id).await.unwrap_err();
+    store.tunnel_secret(other, k8s.id).await.unwrap_err();
+    store.tunnel_update(&actor, other, k8s.id, TunnelEdit::default()).await.unwrap_err();
+    store.tunnel_delete(&actor, other, k8s.id, Cascade::Delete).await.unwrap_err();
+    store.route_fetch(other, made.id).await.unwrap_err();
+    store.route_delete(&actor, other, made.id).await.unwrap_err();
+    store.virtual_network_fetch(other, made.virtual_network).await.unwrap_err();
+    store.service_token_delete(&actor, other, token.id).await.unwrap_err();
+    store.registration_fetch(other, enrolled.id).await.unwrap_err();
+    store.registration_revoke(&actor, other, &[enrolled.id]).await.unwrap_err();
+    store.registration_delete(&actor, other, &[enrolled.id]).await.unwrap_err();
+    store.device_delete(&actor, other, enrolled.device).await.unwrap_err();
+    assert_eq!(store.state().await.unwrap(), state);
+}
+
+#[tokio::test]
 async fn every_write_leaves_an_audit_record_without_secrets() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;

@@ -192,6 +192,17 @@ mod tests {
         check(r#"{"a\u0000":1}"#, Err((1003, "/a")));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_body_or_an_error(
+            data: Vec<u8>,
+            text in "\\{\"(name|tunnel_secret|expires_on)\":(\"[a-zA-Z0-9+/=:\\\\u-]{0,40}\"|[0-9]|null)\\}",
+        ) {
+            super::super::fuzz_request(&data);
+            super::super::fuzz_request(text.as_bytes());
+        }
+    }
+
     #[test]
     fn an_error_names_the_field_and_what_was_expected() {
         let fields = Fields::read(br#"{"name":7,"flag":"yes"}"#, Family::Access).unwrap();

@@ -161,14 +161,14 @@ fn invalid(message: &str) -> ApiError {
 }
 
 /// Feeds any text to the parsers of this module.
-#[cfg(test)]
-fn fuzz_path(text: &str) {
+pub(super) fn fuzz(text: &str) {
     if let Some(segments) = segments(text) {
         assert!(segments.iter().all(|segment| !segment.contains('\0')), "NUL is refused");
     }
     if let Ok(query) = Query::parse(text) {
-        let _ =
-            (query.all("a"), query.flag("a"), query.time("a"), query.paging(20, 1000).map(Paging::window));
+        let rows = query.paging(20, 1000).map(Paging::per_page);
+        assert!(rows.is_err() || rows.is_ok_and(|rows| (1..=1000).contains(&rows)), "pages are bounded");
+        let _read = (query.all("a"), query.flag("a"), query.time("a"));
     }
 }
 
@@ -208,7 +208,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_text_is_a_path_and_a_query_or_an_error(text in "[a-z0-9%&=+/,\\[\\]-]{0,80}") {
-            fuzz_path(&text);
+            fuzz(&text);
         }
     }
 }

@@ -140,8 +140,18 @@ fn read(fields: &Fields) -> Result<TokenEdit, ApiError> {
 
 fn condition(fields: &Fields) -> Result<Option<Value>, ApiError> {
     let Some(condition) = fields.value("condition") else { return Ok(None) };
+    // Elsewhere unknown keys are ignored; here one would be a limit that nobody keeps.
+    let only = |value: &Value, keys: &[&str]| {
+        value.as_object().is_some_and(|map| map.keys().all(|key| keys.contains(&key.as_str())))
+    };
+    let addresses = &condition["request_ip"];
+    if !only(condition, &["request_ip"]) || !(addresses.is_null() || only(addresses, &["in", "not_in"])) {
+        return Err(
+            fields.wrong("condition", "{\"request_ip\": {\"in\": [..], \"not_in\": [..]}} and no other keys")
+        );
+    }
     for key in ["in", "not_in"] {
-        let list = &condition["request_ip"][key];
+        let list = &addresses[key];
         let networks = |list: &Vec<Value>| {
             list.iter().all(|network| network.as_str().is_some_and(|text| text.parse::<IpNet>().is_ok()))
         };
