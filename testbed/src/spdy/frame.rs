@@ -300,6 +300,32 @@ mod tests {
         }
     }
 
+    /// The first frames of a port-forward, as kubectl v1.33.9 sends them: the streams of one connection to port 80.
+    #[test]
+    fn frames_of_kubectl_are_understood() {
+        const GOLDEN: &str = "800300010000003d00000001000000000000\
+            78f9e3c6a7c202253a703a2b294a4dcc851625aca9a0808614cb45a024cc6461c0c0c0c0590489c44c50e2663400000000ffff\
+            800300010000001800000003000000000000c2aa15540a2512d209000000ffff";
+        let bytes = GOLDEN
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap());
+        let (mut buffer, mut decoder) = (bytes.collect::<BytesMut>(), Decoder::default());
+        for (id, kind) in [(1, "error"), (3, "data")] {
+            let headers = [("port", "80"), ("requestid", "0"), ("streamtype", kind)];
+            let mut headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+            let Some(Frame::SynStream { id: got_id, fin, headers: mut got }) =
+                decoder.decode(&mut buffer).unwrap()
+            else {
+                panic!("no SYN_STREAM");
+            };
+            got.sort();
+            headers.sort();
+            assert_eq!((got_id, fin, got), (id, false, headers));
+        }
+        assert!(buffer.is_empty());
+    }
+
     #[test]
     fn a_header_bomb_is_refused() {
         let mut deflate = Compress::new(Compression::default(), true);
