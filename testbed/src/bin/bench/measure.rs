@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::iperf::{self, Direction};
-use crate::path::{ECHO, FLOWS, Path, TARGET};
+use crate::path::{ECHO, FLOWS, IPERF_READY, Path, TARGET};
 use crate::procfs::{CpuClock, Memory, retransmitted_segments};
 use crate::stats::Percentiles;
 use crate::worker::{FlowRate, Held};
@@ -42,8 +42,11 @@ pub(crate) async fn bulk(
     let cpu = CpuMeter::start(path)?;
     let retransmitted = retransmissions(path)?;
     let limit = Duration::from_secs(seconds.into()) + SLACK;
+    let before = path.iperf.mark();
     let output = run("iperf3-client", logs, command, limit).await?;
     let cpu_percent = cpu.stop()?;
+    // It takes one client at a time, and what is still on its way keeps it busy when the client has left.
+    path.iperf.wait_for_line_after(before, IPERF_READY, SLACK).await?;
     let again = retransmissions(path)?.saturating_sub(retransmitted);
     let bulk = iperf::parse(output.as_bytes())
         .with_context(|| format!("{} streams {direction:?} over {:?}", streams, path.name))?;

@@ -31,8 +31,10 @@ pub(crate) struct Path {
     pub(crate) name: PathName,
     /// What carries the traffic; empty for the bare path.
     pub(crate) daemons: Vec<Daemon>,
-    /// Held so that they run until the path is dropped.
-    _servers: Vec<Process>,
+    /// The server of the bulk runs, on the cluster.
+    pub(crate) iperf: Process,
+    /// Held so that it runs until the path is dropped.
+    _echo: Process,
     carrier: Carrier,
 }
 
@@ -72,8 +74,9 @@ impl Path {
         for host in [&world.laptop, &world.edge, &world.cluster] {
             allow_many_flows(host)?;
         }
-        let servers = start_servers(&world.cluster, &logs).await?;
-        Ok(Self { name, daemons, _servers: servers, carrier })
+        let iperf = start_iperf(&world.cluster, &logs).await?;
+        let echo = start_echo(&world.cluster, &logs).await?;
+        Ok(Self { name, daemons, iperf, _echo: echo, carrier })
     }
 
     /// Laptop, edge, cluster.
@@ -126,14 +129,21 @@ fn wireguard(program: &FilePath, arguments: &[&str], logs: &FilePath) -> Result<
     Ok(Carrier::WireGuard(Box::new(pair), world))
 }
 
-async fn start_servers(cluster: &Host, logs: &FilePath) -> Result<Vec<Process>> {
-    let mut iperf = cluster.command("iperf3");
-    iperf.args(["--server", "--forceflush", "--bind", &TARGET.to_string()]);
-    let iperf = Process::spawn("iperf3-server", logs, iperf)?;
-    iperf.wait_for_line("Server listening", START_LIMIT).await?;
-    let mut echo = cluster.command(std::env::current_exe()?);
-    echo.args(["worker", "serve", &ECHO.to_string(), &FLOWS.to_string()]);
-    let echo = Process::spawn("echo-server", logs, echo)?;
+/// What an `iperf3` server prints when it can take the next client.
+pub(crate) const IPERF_READY: &str = "Server listening";
+
+async fn start_iperf(cluster: &Host, logs: &FilePath) -> Result<Process> {
+    let mut command = cluster.command("iperf3");
+    command.args(["--server", "--forceflush", "--bind", &TARGET.to_string()]);
+    let iperf = Process::spawn("iperf3-server", logs, command)?;
+    iperf.wait_for_line(IPERF_READY, START_LIMIT).await?;
+    Ok(iperf)
+}
+
+async fn start_echo(cluster: &Host, logs: &FilePath) -> Result<Process> {
+    let mut command = cluster.command(std::env::current_exe()?);
+    command.args(["worker", "serve", &ECHO.to_string(), &FLOWS.to_string()]);
+    let echo = Process::spawn("echo-server", logs, command)?;
     echo.wait_for_line("serving", START_LIMIT).await?;
-    Ok(vec![iperf, echo])
+    Ok(echo)
 }
