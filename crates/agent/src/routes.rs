@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use adit_model::Cidr;
 use ipnet::IpNet;
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::task::JoinHandle;
@@ -70,7 +71,10 @@ impl Routes {
         routes.handle.link().set(link).execute().await.map_err(RoutesError::Link)?;
         for address in with_defaults(addresses) {
             let prefix = if address.is_ipv4() { 32 } else { 128 };
-            match routes.handle.address().add(index, address, prefix).execute().await {
+            let mut request = routes.handle.address().add(index, address, prefix);
+            // Nobody else is on this link; and an address under test cannot be a route's source yet.
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+            match request.execute().await {
                 Ok(()) => routes.addresses.push(address),
                 // A host without IPv6 still has its IPv4 networks.
                 Err(error) if address.is_ipv6() => {
