@@ -23,9 +23,10 @@ pub struct EdgeConfig {
     /// Host names by which the HTTPS listener may be asked for, in lower case. Clients that name none, since they dialled
     /// an address, are served too; another name gets nothing (design, section 5).
     pub names: Vec<String>,
-    /// What API clients and browsers are served.
+    /// What API clients and browsers are served. Requests carry the peer's [`SocketAddr`] as an extension.
     pub management: Router,
-    /// What serves enrolment to devices. Requests carry an [`adit_model::PresentedKey`] as an extension.
+    /// What serves enrolment to devices. Requests carry the peer's [`SocketAddr`] and an
+    /// [`adit_model::PresentedKey`] as extensions.
     pub enrolment: Router,
 }
 

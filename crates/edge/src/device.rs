@@ -15,7 +15,6 @@ use adit_wire::device::{
 };
 use axum::Router;
 use axum::body::Body;
-use axum::extract::ConnectInfo;
 use bytes::{Bytes, BytesMut};
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, Reason, RecvStream};
@@ -362,7 +361,7 @@ async fn enroll(
     };
     let mut request = Request::from_parts(parts, Body::from(body));
     request.extensions_mut().insert(key);
-    request.extensions_mut().insert(ConnectInfo(peer));
+    request.extensions_mut().insert(peer);
     let response = match enrolment.oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},

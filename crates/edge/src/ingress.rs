@@ -7,7 +7,6 @@ use adit_model::PresentedKey;
 use adit_transport::tls::{self, Identity};
 use adit_wire::device;
 use axum::Router;
-use axum::extract::ConnectInfo;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -149,7 +148,7 @@ fn names_match(start: &StartHandshake<TcpStream>, names: &[String]) -> bool {
 }
 
 async fn serve_web(shared: &Shared, doors: &Doors, stream: TlsStream<TcpStream>, peer: SocketAddr) {
-    let router = doors.management.clone().layer(axum::Extension(ConnectInfo(peer)));
+    let router = doors.management.clone().layer(axum::Extension(peer));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_DEADLINE);
     builder

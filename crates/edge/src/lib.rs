@@ -134,7 +134,7 @@ impl Edge {
     }
 
     /// Stops: no new work at once, then every open flow and connection is ended and every task joined.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.shared.stopping.cancel();
         self.shared.tasks.close();
         if tokio::time::timeout(limits::STOP_DEADLINE, self.shared.tasks.wait()).await.is_err() {
