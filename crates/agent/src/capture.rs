@@ -78,7 +78,7 @@ impl<C: Carrier + Clone> Capture<C> {
     /// Resets every flow and takes the interface down.
     pub(crate) fn close(mut self) {
         self.tasks.abort_all();
-        self.stack.borrow_mut().abort_all();
+        self.stack.borrow_mut().abort_all(Instant::now());
         // What the kernel does not take any more, it does not need either: the interface goes away.
         while let Ok(true) = self.transmit(Instant::now()) {}
     }
@@ -180,7 +180,7 @@ impl<C: Carrier + Clone> Request<C> {
             Ok(far) => self.carry(far).await,
             Err(error) => {
                 tracing::debug!(%flow, %destination, %error, "flow refused");
-                self.stack.borrow_mut().refuse(flow, refusal(error));
+                self.stack.borrow_mut().refuse(flow, refusal(error), Instant::now());
             }
         }
         flow

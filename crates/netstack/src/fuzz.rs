@@ -31,7 +31,7 @@ pub fn fuzz_packets(mut data: &[u8], start: Instant) {
                 if action & 1 == 0 && stack.accept(flow, now).is_ok() {
                     open.push(flow);
                 } else {
-                    stack.refuse(flow, crate::Refusal::Unreachable);
+                    stack.refuse(flow, crate::Refusal::Unreachable, now);
                 }
             }
         }

@@ -21,6 +21,9 @@ pub(crate) const MAX_REPLIES: usize = 1024;
 /// Longest SYN kept, in bytes: 40 of IPv6 and 60 of TCP with all options, rounded up. A SYN with more has data in it (TCP
 /// Fast Open); it is dropped, and systems then repeat it without.
 const MAX_SYN: usize = 128;
+/// When a destination unreachable is said again. Linux forgets one that arrives while the application is still inside
+/// `connect` (*tcp_v4_err*, `sock_owned_by_user`), and would then repeat its SYN only after a second.
+const SAY_AGAIN: Duration = Duration::from_millis(20);
 /// If TCP says "now" but has sent nothing, it is asked again after this time.
 const AGAIN: Duration = Duration::from_millis(1);
 
@@ -163,7 +166,7 @@ pub struct Counters {
 /// How many flows there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FlowCounts {
-    /// SYNs that wait for a decision.
+    /// SYNs that wait for a decision, or whose refusal is not yet over.
     pub requested: usize,
     /// Flows accepted and not yet gone.
     pub open: usize,
@@ -198,8 +201,20 @@ struct Slot {
 #[derive(Debug)]
 enum State {
     Vacant,
-    Requested { syn: Box<[u8]>, addresses: (SocketAddr, SocketAddr) },
-    Open { flow: Box<Flow>, addresses: (SocketAddr, SocketAddr) },
+    Requested {
+        syn: Box<[u8]>,
+        addresses: (SocketAddr, SocketAddr),
+    },
+    /// Turned down by ICMP, which is said once more.
+    Refused {
+        syn: Box<[u8]>,
+        addresses: (SocketAddr, SocketAddr),
+        reason: Unreachable,
+    },
+    Open {
+        flow: Box<Flow>,
+        addresses: (SocketAddr, SocketAddr),
+    },
 }
 
 impl Stack {
@@ -242,6 +257,13 @@ impl Stack {
                     // A repeated SYN finds its request still undecided; only a reset says something new.
                     if segment.resets() {
                         self.withdraw(slot);
+                    }
+                    return;
+                }
+                State::Refused { reason, .. } => {
+                    if segment.opens() {
+                        let unreachable = segment.unreachable(*reason);
+                        self.reply(unreachable);
                     }
                     return;
                 }
@@ -325,12 +347,16 @@ impl Stack {
             }
             match &mut self.slots[id.slot as usize].state {
                 State::Vacant => {}
-                State::Requested { syn, .. } => {
+                State::Requested { .. } => {
+                    self.events.push_back(Event::FlowWithdrawn { flow: id });
+                    self.refuse(id, Refusal::Unreachable, now);
+                }
+                State::Refused { syn, reason, .. } => {
                     if let Ok(segment) = Segment::parse(syn) {
-                        let unreachable = segment.unreachable(Unreachable::Host);
+                        let unreachable = segment.unreachable(*reason);
                         self.reply(unreachable);
                     }
-                    self.withdraw(id.slot);
+                    self.forget(id.slot);
                 }
                 State::Open { flow, .. } => {
                     // An entry that was superseded by an earlier one.
@@ -380,16 +406,24 @@ impl Stack {
     }
 
     /// Turns a requested flow down and forgets it. Does nothing if it was withdrawn meanwhile.
-    pub fn refuse(&mut self, id: FlowId, refusal: Refusal) {
-        let Some(State::Requested { syn, .. }) = self.state(id) else { return };
+    pub fn refuse(&mut self, id: FlowId, refusal: Refusal, now: Instant) {
+        let Some(State::Requested { syn, addresses }) = self.state(id) else { return };
         let Ok(segment) = Segment::parse(syn) else { return };
-        let answer = match refusal {
-            Refusal::Reset => segment.reset(),
-            Refusal::Unreachable => segment.unreachable(Unreachable::Host),
-            Refusal::Prohibited => segment.unreachable(Unreachable::Prohibited),
+        let reason = match refusal {
+            Refusal::Reset => {
+                let reset = segment.reset();
+                self.reply(reset);
+                self.forget(id.slot);
+                return;
+            }
+            Refusal::Unreachable => Unreachable::Host,
+            Refusal::Prohibited => Unreachable::Prohibited,
         };
-        self.reply(answer);
-        self.forget(id.slot);
+        let unreachable = segment.unreachable(reason);
+        let refused = State::Refused { syn: syn.clone(), addresses: *addresses, reason };
+        self.reply(unreachable);
+        self.slots[id.slot as usize].state = refused;
+        self.timers.push(Reverse((now + SAY_AGAIN, id)));
     }
 
     /// Appends up to `limit` received bytes (at least one is allowed) to `buffer` and tells how many; 0 means that the
@@ -491,9 +525,7 @@ impl Stack {
     /// order; one whose write side was finished gets [`ORPHAN_LIMIT`] for it; every other is reset.
     pub fn release(&mut self, id: FlowId, now: Instant) {
         let Some(State::Open { flow, .. }) = self.state_mut(id) else {
-            if self.state(id).is_some() {
-                self.refuse(id, Refusal::Reset);
-            }
+            self.refuse(id, Refusal::Reset, now);
             return;
         };
         let unread = flow.socket_mut().can_recv();
@@ -508,11 +540,11 @@ impl Stack {
 
     /// Resets every open flow and turns every request down as unreachable, for when the device's routes go away. What
     /// [`Self::poll_transmit`] gives afterwards is the last that the device hears.
-    pub fn abort_all(&mut self) {
+    pub fn abort_all(&mut self, now: Instant) {
         let flow = |(entry, slot): (&Slot, u32)| FlowId { slot, generation: entry.generation };
         let flows: Vec<FlowId> = self.slots.iter().zip(0..).map(flow).collect();
         for flow in flows {
-            self.refuse(flow, Refusal::Unreachable);
+            self.refuse(flow, Refusal::Unreachable, now);
             self.abort(flow);
         }
     }
@@ -580,7 +612,7 @@ impl Stack {
         let entry = &mut self.slots[slot as usize];
         let addresses = match std::mem::replace(&mut entry.state, State::Vacant) {
             State::Vacant => return,
-            State::Requested { addresses, .. } => {
+            State::Requested { addresses, .. } | State::Refused { addresses, .. } => {
                 self.counts.requested -= 1;
                 addresses
             }

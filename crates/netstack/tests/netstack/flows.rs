@@ -189,7 +189,7 @@ fn everything_ends_at_once() {
     let (open, _) = pair.open(SERVER_V4);
     pair.connect(SERVER_V6);
     pair.requested();
-    pair.stack.abort_all();
+    pair.stack.abort_all(pair.now);
     pair.settle();
     assert_eq!(pair.client(open).state(), State::Closed);
     assert_eq!(pair.not_tcp.len(), 1, "the request is told by ICMP");

@@ -37,7 +37,7 @@ fn a_refused_flow_is_reset() {
         let mut pair = Pair::new(Config::default());
         let client = pair.connect(server);
         let flow = pair.requested();
-        pair.stack.refuse(flow, Refusal::Reset);
+        pair.stack.refuse(flow, Refusal::Reset, pair.now);
         pair.settle();
         assert_eq!(pair.client(client).state(), State::Closed);
         assert_eq!(pair.stack.flow_counts(), FlowCounts::default());
@@ -55,11 +55,15 @@ fn an_unreachable_flow_is_told_by_icmp() {
         let mut pair = Pair::new(Config::default());
         pair.connect(server);
         let flow = pair.requested();
-        pair.stack.refuse(flow, refusal);
+        pair.stack.refuse(flow, refusal, pair.now);
         pair.settle();
         let [icmp] = &pair.not_tcp[..] else { panic!("one ICMP message, not {:?}", pair.not_tcp) };
         assert_eq!(icmp[header..header + 2], [kind, code]);
+        // The client may have missed it; once more, and it is forgotten.
+        pair.run_until("it is said again", |pair| pair.not_tcp.len() == 2);
+        assert_eq!(pair.not_tcp[0], pair.not_tcp[1]);
         assert_eq!(pair.stack.flow_counts(), FlowCounts::default());
+        assert_eq!(pair.stack.poll_event(), None);
     }
 }
 
