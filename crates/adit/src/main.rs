@@ -1,2 +1,39 @@
 //! The one binary: flags, files, wiring, printing.
-fn main() {}
+//!
+//! Everything that a person types or reads stands here; what the programs do is in the crates. An error becomes one line
+//! here: what, where, what was expected, what to do.
+
+mod agent;
+mod authority;
+mod command_line;
+mod listener;
+mod log;
+mod management;
+mod shutdown;
+mod table;
+mod tunnel;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use command_line::{AditCommand, CommandLine};
+
+fn main() -> ExitCode {
+    let parsed = match CommandLine::try_parse() {
+        Ok(parsed) => parsed,
+        Err(error) => return command_line::explain(&error),
+    };
+    let result = match parsed.command {
+        AditCommand::Up(flags) => up::run(flags),
+        AditCommand::Tunnel(command) => tunnel::run(*command),
+        AditCommand::Agent(command) => agent::run(command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            command_line::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The command line: every flag once, with its variable and its help.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// What was typed.
+#[derive(Debug, Parser)]
+#[command(name = "adit", version, about = "A self-hosted zero-trust network", max_term_width = 100)]
+pub(crate) struct CommandLine {
+    #[command(subcommand)]
+    pub(crate) command: AditCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AditCommand {
+    /// Control plane and edge on this machine, on an embedded database
+    #[command(after_help = UP_EXAMPLES)]
+    Up(UpFlags),
+    /// The connector, and the management of tunnels
+    #[command(after_help = TUNNEL_EXAMPLES)]
+    Tunnel(Box<TunnelCommand>),
+    /// The device: its service, and the commands that talk to it
+    #[command(after_help = AGENT_EXAMPLES)]
+    Agent(AgentCommand),
+}
+
+const UP_EXAMPLES: &str = "Examples:
+  adit up --data /var/lib/adit --public-host adit.example.com
+  adit up --public-host 192.0.2.10 --https 192.0.2.10:443 --tunnel 192.0.2.10:7844";
+
+const TUNNEL_EXAMPLES: &str = "Examples:
+  adit tunnel --data /var/lib/adit create k8s
+  adit tunnel --data /var/lib/adit route ip add 198.51.100.101/32 k8s
+  adit tunnel --data /var/lib/adit list
+  adit tunnel --config config.yaml --edge edge.example.com:7844 --cacert ca.pem run";
+
+const AGENT_EXAMPLES: &str = "Examples:
+  adit agent run --state /var/lib/adit-agent
+  adit agent enroll https://adit.example.com --ca ca.pem --service-token ID:SECRET
+  adit agent status --json";
+
+/// Flags of `adit up`. Each may be a key of the configuration file too.
+#[derive(Debug, Args)]
+pub(crate) struct UpFlags {
+    /// YAML file with any of the flags below as keys
+    #[arg(long, env = "ADIT_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Directory for the database, keys and ca.pem [default: ./adit-data]
+    #[arg(long, env = "ADIT_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Name or address by which devices and connectors reach this machine; may be repeated [default: localhost]
+    #[arg(long, env = "ADIT_PUBLIC_HOST", value_name = "HOST", value_delimiter = ',')]
+    pub(crate) public_host: Vec<String>,
+    /// TCP listener for devices and the API [default: [::]:443]
+    #[arg(long, env = "ADIT_HTTPS", value_name = "ADDRESS")]
+    pub(crate) https: Option<String>,
+    /// UDP listener for connectors [default: [::]:7844]
+    #[arg(long, env = "ADIT_TUNNEL", value_name = "ADDRESS")]
+    pub(crate) tunnel: Option<String>,
+    /// Listener for /metrics, /ready and /healthz [default: 127.0.0.1:9090]
+    #[arg(long, env = "ADIT_METRICS", value_name = "ADDRESS")]
+    pub(crate) metrics: Option<String>,
+    /// Name of this edge node, shown as the location of its connections [default: edge01]
+    #[arg(long, env = "ADIT_NODE", value_name = "NAME")]
+    pub(crate) node: Option<String>,
+    #[command(flatten)]
+    pub(crate) log: LogFlags,
+}
+
+/// How to log.
+#[derive(Debug, Args, Clone)]
+pub(crate) struct LogFlags {
+    /// debug, info, warn or error [default: info]
+    #[arg(long, env = "ADIT_LOGLEVEL", global = true, value_name = "LEVEL")]
+    pub(crate) loglevel: Option<String>,
+    /// default or json [default: default]
+    #[arg(long, env = "ADIT_LOG_OUTPUT", global = true, value_name = "FORMAT")]
+    pub(crate) log_output: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TunnelCommand {
+    #[command(flatten)]
+    pub(crate) flags: TunnelFlags,
+    #[command(flatten)]
+    pub(crate) api: ApiFlags,
+    #[command(flatten)]
+    pub(crate) log: LogFlags,
+    #[command(subcommand)]
+    pub(crate) action: TunnelAction,
+}
+
+/// Flags of the connector: same names and variables as cloudflared's.
+#[derive(Debug, Args, Clone)]
+pub(crate) struct TunnelFlags {
+    /// YAML file; any of the connector's flags may be a key in it
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Edge to connect to; may be repeated
+    #[arg(long, env = "TUNNEL_EDGE", global = true, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) edge: Vec<String>,
+    /// Certificates by which to trust the edge; without it the system's are used
+    #[arg(long, env = "TUNNEL_CACERT", global = true, value_name = "FILE")]
+    pub(crate) cacert: Option<PathBuf>,
+    /// Credentials of the tunnel
+    #[arg(long, env = "TUNNEL_CRED_FILE", global = true, alias = "cred-file", value_name = "FILE")]
+    pub(crate) credentials_file: Option<PathBuf>,
+    /// Credentials of the tunnel themselves, as JSON; goes before the file
+    #[arg(long, env = "TUNNEL_CRED_CONTENTS", global = true, hide_env_values = true, value_name = "JSON")]
+    pub(crate) credentials_contents: Option<String>,
+    /// Listener for /ready, /healthcheck and /metrics
+    #[arg(long, env = "TUNNEL_METRICS", global = true, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<String>,
+    /// How long open flows are served after the first SIGTERM [default: 30s, at most 3m]
+    #[arg(long, env = "TUNNEL_GRACE_PERIOD", global = true, value_name = "DURATION")]
+    pub(crate) grace_period: Option<String>,
+    /// Retries after which the pause between them grows no more [default: 5]
+    #[arg(long, env = "TUNNEL_RETRIES", global = true, value_name = "N")]
+    pub(crate) retries: Option<u32>,
+    /// Transport to the edge: auto or quic [default: auto]
+    #[arg(long, short = 'p', env = "TUNNEL_TRANSPORT_PROTOCOL", global = true, value_name = "PROTOCOL")]
+    pub(crate) protocol: Option<String>,
+    /// File that gets the process's id after the first connection
+    #[arg(long, env = "TUNNEL_PIDFILE", global = true, value_name = "FILE")]
+    pub(crate) pidfile: Option<PathBuf>,
+    /// Accepted for those who come from cloudflared: adit never updates itself
+    #[arg(long, env = "NO_AUTOUPDATE", global = true, num_args = 0..=1, default_missing_value = "true", hide = true)]
+    pub(crate) no_autoupdate: Option<bool>,
+    /// Accepted for those who come from cloudflared: there are no pre-checks
+    #[arg(long, env = "TUNNEL_NO_PRECHECKS", global = true, num_args = 0..=1, default_missing_value = "true", hide = true)]
+    pub(crate) no_prechecks: Option<bool>,
+}
+
+/// Where the API is and how to be let in. Not needed by `run`.
+#[derive(Debug, Args, Clone)]
+pub(crate) struct ApiFlags {
+    /// Data directory of an `adit up` on this machine: gives token, account and trust
+    #[arg(long, env = "ADIT_DATA", global = true, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Base URL of the API [default: https://localhost/client/v4]
+    #[arg(long, env = "TUNNEL_API_URL", global = true, value_name = "URL")]
+    pub(crate) api_url: Option<String>,
+    /// API token
+    #[arg(long, env = "ADIT_API_TOKEN", global = true, hide_env_values = true, value_name = "TOKEN")]
+    pub(crate) api_token: Option<String>,
+    /// Account tag
+    #[arg(long, env = "ADIT_ACCOUNT", global = true, value_name = "ID")]
+    pub(crate) account: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TunnelAction {
+    /// Runs the connector
+    Run {
+        /// Tunnel id, if the configuration names none
+        tunnel: Option<String>,
+    },
+    /// Lists tunnels and their connections
+    List {
+        /// json instead of a table
+        #[arg(long, short = 'o', value_name = "FORMAT")]
+        output: Option<String>,
+    },
+    /// Creates a tunnel and writes its credentials file
+    Create {
+        /// Name of the tunnel
+        name: String,
+        /// Secret, base64 of at least 32 bytes [default: generated]
+        #[arg(long, env = "TUNNEL_CREATE_SECRET", hide_env_values = true, value_name = "BASE64")]
+        secret: Option<String>,
+    },
+    /// Routes of private networks
+    Route {
+        #[command(subcommand)]
+        action: RouteAction,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RouteAction {
+    /// Networks by address
+    Ip {
+        #[command(subcommand)]
+        action: RouteIpAction,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RouteIpAction {
+    /// Routes a network through a tunnel
+    Add {
+        /// Network, such as 198.51.100.0/24 or 2001:db8::101/128
+        network: String,
+        /// Tunnel, by name or id
+        tunnel: String,
+        /// Comment
+        comment: Option<String>,
+    },
+    /// Lists routes
+    #[command(alias = "list")]
+    Show,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentCommand {
+    /// Directory of the device's key and the control socket
+    #[arg(
+        long,
+        env = "ADIT_AGENT_STATE",
+        global = true,
+        value_name = "DIR",
+        default_value = "/var/lib/adit-agent"
+    )]
+    pub(crate) state: PathBuf,
+    #[command(flatten)]
+    pub(crate) log: LogFlags,
+    #[command(subcommand)]
+    pub(crate) action: AgentAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentAction {
+    /// Runs the service; needs CAP_NET_ADMIN
+    Run {
+        /// Name of the TUN interface
+        #[arg(long, env = "ADIT_AGENT_INTERFACE", value_name = "NAME", default_value = "adit0")]
+        interface: String,
+    },
+    /// Makes the device's key and registers it with an edge
+    Enroll {
+        /// The edge, https://HOST[:PORT]
+        url: String,
+        /// Certificates by which to trust the edge; without it the system's are used
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
+        /// Service token that may enrol devices
+        #[arg(long, env = "ADIT_SERVICE_TOKEN", hide_env_values = true, value_name = "ID:SECRET")]
+        service_token: String,
+        /// Enrol anew although the device is enrolled
+        #[arg(long)]
+        force: bool,
+    },
+    /// Connects to the edge and captures the account's networks
+    Connect,
+    /// Disconnects, and captures nothing
+    Disconnect,
+    /// Says whether the device is connected, and what it captures
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Parses an address to listen on; a bare port listens on every address.
+pub(crate) fn listen_address(key: &str, text: &str) -> anyhow::Result<SocketAddr> {
+    if let Ok(port) = text.trim_start_matches(':').parse::<u16>() {
+        return Ok(SocketAddr::from(([0_u16; 8], port)));
+    }
+    text.parse().map_err(|_| {
+        anyhow::anyhow!(
+            "{key}: expected ADDRESS:PORT or a port, such as 192.0.2.10:443 or [::]:443, not {text:?}"
+        )
+    })
+}
+
+/// Prints what clap found wrong in one line, or the help that was asked for.
+///
+/// Under `tunnel` a usage error's code is 255, as it is cloudflared's (tunnel protocol, 6.4); elsewhere it is 1.
+#[expect(clippy::print_stderr, clippy::print_stdout, reason = "this is where errors and help become text")]
+pub(crate) fn explain(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        print!("{error}");
+        return ExitCode::SUCCESS;
+    }
+    let shows_help = error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if shows_help {
+        eprint!("{error}");
+    } else {
+        let text = error.to_string();
+        let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+        let line = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+        eprintln!("adit: {}; see --help", line.trim_start_matches("error: "));
+    }
+    let under_tunnel = std::env::args().nth(1).is_some_and(|first| first == "tunnel" || first == "access");
+    if under_tunnel { ExitCode::from(255) } else { ExitCode::FAILURE }
+}
+
+/// Prints an error with its causes, in one line.
+#[expect(clippy::print_stderr, reason = "this is where errors become text")]
+pub(crate) fn complain(error: &anyhow::Error) {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.ends_with(&cause) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&cause);
+        }
+    }
+    eprintln!("adit: {}", line.replace('\n', " "));
+}

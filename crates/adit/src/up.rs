@@ -1,0 +1,179 @@
+//! `adit up`: control plane and edge in one process.
+
+mod settings;
+
+use std::sync::Arc;
+
+use adit_control::Control;
+use adit_edge::{Edge, EdgeConfig, Ends};
+use adit_model::{ChangeBatch, Command, Record};
+use adit_store::{Feed, Store};
+use anyhow::Context;
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::authority::Authority;
+use crate::command_line::UpFlags;
+use crate::{listener, log, shutdown};
+use settings::Settings;
+
+pub(crate) fn run(flags: UpFlags) -> anyhow::Result<()> {
+    log::start(&flags.log)?;
+    let settings = Settings::check(flags)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let result = runtime.block_on(serve(settings));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let signal = shutdown::on_signal()?;
+    let metrics = listener::bind(settings.metrics).await?;
+    try_ports(&settings)?;
+    let store = Store::open(&settings.data).await?;
+    let control = Control::new(store, adit_control::Settings { node: settings.node.clone() }).await?;
+    let authority = Authority::open(control.store()).await?;
+    authority.write_pem(&settings.data)?;
+    let config = EdgeConfig {
+        node: settings.node.clone(),
+        https: settings.https,
+        tunnel: settings.tunnel,
+        identity: authority.identity(&settings.served_names())?,
+        tunnel_identity: authority.identity(&settings.connector_names())?,
+        names: settings.served_names(),
+        management: adit_control::api::router(control.clone()),
+        enrolment: adit_control::device::router(control.clone()),
+    };
+    let tasks = TaskTracker::new();
+    let stop = CancellationToken::new();
+    let ends = join(&control, &tasks, &stop).await?;
+    let edge = Arc::new(Edge::start(config, ends).await.map_err(with_hint)?);
+    tasks.spawn(listener::serve(metrics, Arc::clone(&edge), stop.clone()));
+    tracing::info!(
+        https = %edge.https(),
+        tunnel = %edge.tunnel(),
+        metrics = %settings.metrics,
+        account = %control.account(),
+        data = %settings.data.display(),
+        "adit is up"
+    );
+    signal.cancelled().await;
+    edge.stop().await;
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    control.store().close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Finds out that a port cannot be had before anything is written.
+fn try_ports(settings: &Settings) -> anyhow::Result<()> {
+    let failed = |listener, address| {
+        move |source| with_hint(adit_edge::StartError::Listen { listener, address, source })
+    };
+    std::net::TcpListener::bind(settings.https).map_err(failed("https", settings.https))?;
+    std::net::UdpSocket::bind(settings.tunnel).map_err(failed("tunnel", settings.tunnel))?;
+    Ok(())
+}
+
+/// Joins control plane and edge: changes and commands one way, records the other.
+async fn join(control: &Control, tasks: &TaskTracker, stop: &CancellationToken) -> anyhow::Result<Ends> {
+    let (changes_in, changes) = mpsc::channel(CHANGES);
+    let (commands_in, commands) = mpsc::channel(COMMANDS);
+    let (records, records_out) = mpsc::channel(RECORDS);
+    let (state, feed) = control.subscribe().await?;
+    changes_in.try_send(state).context("a new channel has room")?;
+    tasks.spawn(feed_changes(feed, changes_in, stop.clone()));
+    tasks.spawn(pass_commands(control.commands(), commands_in, stop.clone()));
+    tasks.spawn(take_records(control.clone(), records_out, stop.clone()));
+    Ok(Ends { changes, commands, records })
+}
+
+async fn feed_changes(mut feed: Feed, changes: mpsc::Sender<ChangeBatch>, stop: CancellationToken) {
+    loop {
+        let next = tokio::select! {
+            next = feed.next() => next,
+            () = stop.cancelled() => return,
+        };
+        match next {
+            Ok(batch) => {
+                if changes.send(batch).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot read changes; trying again"
+                );
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn pass_commands(
+    mut commands: broadcast::Receiver<Command>,
+    edge: mpsc::Sender<Command>,
+    stop: CancellationToken,
+) {
+    loop {
+        let command = tokio::select! {
+            command = commands.recv() => command,
+            () = stop.cancelled() => return,
+        };
+        match command {
+            Ok(command) => {
+                if edge.send(command).await.is_err() {
+                    return;
+                }
+            }
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "commands were missed")
+            }
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+async fn take_records(control: Control, mut records: mpsc::Receiver<Record>, stop: CancellationToken) {
+    loop {
+        let record = tokio::select! {
+            record = records.recv() => record,
+            () = stop.cancelled() => return,
+        };
+        let Some(record) = record else { return };
+        control.record(record).await;
+    }
+}
+
+/// A port in use, or one that needs privileges, has something to be done about.
+fn with_hint(error: adit_edge::StartError) -> anyhow::Error {
+    let kind = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
+        .find_map(|error| error.downcast_ref::<std::io::Error>())
+        .map(std::io::Error::kind);
+    let hint = match kind {
+        Some(std::io::ErrorKind::AddrInUse) => {
+            "; stop what uses it, or choose another address with --https or --tunnel"
+        }
+        Some(std::io::ErrorKind::PermissionDenied) => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE, or choose others with --https and --tunnel"
+        }
+        Some(std::io::ErrorKind::AddrNotAvailable) => "; the address is not this machine's",
+        _ => "",
+    };
+    let text = anyhow::Error::new(error);
+    if hint.is_empty() { text } else { anyhow::anyhow!("{text:#}{hint}") }
+}
+
+/// Batches of changes on their way to the edge.
+const CHANGES: usize = 64;
+/// Commands on their way to the edge.
+const COMMANDS: usize = 64;
+/// Records on their way from the edge: a second of a busy one.
+const RECORDS: usize = 16_384;
+/// Between two tries to read changes.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(1);

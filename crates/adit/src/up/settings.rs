@@ -1,0 +1,159 @@
+//! The settings of `adit up`: what was typed, over the file's keys, over the defaults, checked once.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+
+use crate::command_line::{UpFlags, listen_address};
+
+/// The checked settings: nothing in them is left to be defaulted.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) data: PathBuf,
+    pub(crate) public_hosts: Vec<String>,
+    pub(crate) https: SocketAddr,
+    pub(crate) tunnel: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) node: String,
+}
+
+/// The file's keys: the flags by their long names.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct File {
+    data: Option<PathBuf>,
+    public_host: Option<Hosts>,
+    https: Option<String>,
+    tunnel: Option<String>,
+    metrics: Option<String>,
+    node: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Hosts {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Settings {
+    pub(crate) fn check(flags: UpFlags) -> anyhow::Result<Self> {
+        let file = flags.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let hosts = match (flags.public_host, file.public_host) {
+            (typed, _) if !typed.is_empty() => typed,
+            (_, Some(Hosts::One(host))) => vec![host],
+            (_, Some(Hosts::Many(hosts))) => hosts,
+            (_, None) => vec!["localhost".to_owned()],
+        };
+        let address = |key: &str, typed: Option<String>, in_file: Option<String>, default: &str| {
+            listen_address(key, typed.or(in_file).as_deref().unwrap_or(default))
+        };
+        let node = flags.node.or(file.node).unwrap_or_else(|| "edge01".to_owned());
+        Ok(Self {
+            data: flags.data.or(file.data).unwrap_or_else(|| PathBuf::from("./adit-data")),
+            public_hosts: hosts.iter().map(|host| check_host(host)).collect::<Result<_, _>>()?,
+            https: address("https", flags.https, file.https, "[::]:443")?,
+            tunnel: address("tunnel", flags.tunnel, file.tunnel, "[::]:7844")?,
+            metrics: address("metrics", flags.metrics, file.metrics, "127.0.0.1:9090")?,
+            node: check_node(node)?,
+        })
+    }
+
+    /// The names and addresses by which the HTTPS listener is asked for; this machine's own among them, for its commands.
+    pub(crate) fn served_names(&self) -> Vec<String> {
+        with(&self.public_hosts, &["localhost", "127.0.0.1", "::1"])
+    }
+
+    /// The names by which connectors ask for the tunnel listener (tunnel protocol, 1.3).
+    pub(crate) fn connector_names(&self) -> Vec<String> {
+        let names = ["quic.cftunnel.com", "h2.cftunnel.com", "probe.cftunnel.com", "cftunnel.com"];
+        with(&names.map(str::to_owned), &self.public_hosts.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+}
+
+fn with(first: &[String], more: &[&str]) -> Vec<String> {
+    let mut names = first.to_vec();
+    names.extend(
+        more.iter().filter(|name| !first.iter().any(|there| there == *name)).map(|&name| name.to_owned()),
+    );
+    names
+}
+
+fn read(path: &Path) -> anyhow::Result<File> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+    if text.trim().is_empty() {
+        return Ok(File::default());
+    }
+    serde_saphyr::from_str(&text)
+        .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), first_line(&error.to_string())))
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn check_host(host: &str) -> anyhow::Result<String> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(address.to_string());
+    }
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !label.starts_with('-')
+    };
+    if host.len() <= 253 && host.split('.').all(label) {
+        return Ok(host.to_ascii_lowercase());
+    }
+    bail!(
+        "public-host: expected a DNS name or an address without a port, such as adit.example.com, not {host:?}"
+    )
+}
+
+fn check_node(node: String) -> anyhow::Result<String> {
+    let good = (1..=32).contains(&node.len())
+        && node.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if good { Ok(node) } else { bail!("node: expected 1 to 32 letters, digits and dashes, not {node:?}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command_line::{AditCommand, CommandLine};
+    use clap::Parser;
+
+    fn check(arguments: &[&str], file: &str) -> Result<Settings, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("up.yaml");
+        std::fs::write(&path, file).unwrap();
+        let config = path.to_str().unwrap();
+        let parsed = CommandLine::parse_from([&["adit", "up", "--config", config], arguments].concat());
+        let AditCommand::Up(flags) = parsed.command else { panic!("up was typed") };
+        Settings::check(flags).map_err(|error| format!("{error:#}").replace(config, "up.yaml"))
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
+        let settings =
+            check(&["--https", "192.0.2.1:8443"], "https: 443\npublic-host: Adit.example.com\n").unwrap();
+        assert_eq!(settings.https.to_string(), "192.0.2.1:8443");
+        assert_eq!(settings.tunnel.to_string(), "[::]:7844");
+        assert_eq!(settings.served_names(), ["adit.example.com", "localhost", "127.0.0.1", "::1"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_was_expected() {
+        let wrong = |arguments: &[&str], file: &str, parts: &[&str]| {
+            let error = check(arguments, file).unwrap_err();
+            assert!(parts.iter().all(|part| error.contains(part)) && !error.contains('\n'), "{error}");
+        };
+        wrong(&[], "htps: 443\n", &["up.yaml", "htps"]);
+        wrong(&[], "https: [1, 2]\n", &["up.yaml"]);
+        wrong(&["--tunnel", "here"], "", &["tunnel: expected ADDRESS:PORT", "here"]);
+        wrong(&["--public-host", "https://x"], "", &["public-host: expected a DNS name"]);
+        wrong(&["--node", "a b"], "", &["node: expected"]);
+    }
+}
