@@ -158,6 +158,14 @@ pub fn duplex(send: SendStream, receive: RecvStream, ahead: Bytes) -> Duplex<Qui
     Duplex::new(reader, QuicWriter { stream: send })
 }
 
+impl QuicWriter {
+    /// After [`WriteChunk::finish`]: waits until the peer has all that was written. `false` if it stopped reading, or
+    /// the connection is lost.
+    pub async fn delivered(&mut self) -> bool {
+        matches!(self.stream.stopped().await, Ok(None))
+    }
+}
+
 impl ReadChunk for QuicReader {
     async fn read_chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
         if !self.ahead.is_empty() {

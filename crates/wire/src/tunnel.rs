@@ -9,18 +9,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::capnp::{Builder, EncodeError, Limits, Message, ReadError, StructReader};
 
-/// Metadata key of an adit connector's reason for a refused flow; the value is a refusal's text. An extension of the
-/// contract, which other ends ignore.
-pub const METADATA_REFUSAL: &str = "adit-refusal";
 /// Metadata key that an unmodified connector sets to `true` when its limit of flows is reached (contract, 3.5).
 pub const METADATA_RATE_LIMITED: &str = "FlowConnectRateLimited";
 /// Metadata key of an HTTP response's status (contract, 3.2).
 pub const METADATA_HTTP_STATUS: &str = "HttpStatus";
 /// Metadata key of a flow's id, for logs (contract, 3.4).
 pub const METADATA_FLOW_ID: &str = "FlowID";
-/// Entry of a registration's feature list: TCP flows end each direction by itself. An extension of the contract (3.4 has
-/// no half-close), used only between ends that both know it.
-pub const FEATURE_HALF_CLOSE: &str = "adit_half_close";
 
 /// First bytes of a stream that carries a flow.
 pub const DATA_SIGNATURE: [u8; 6] = [0x0a, 0x36, 0xcd, 0x12, 0xa1, 0x3e];

@@ -4,7 +4,6 @@ use adit_wire::rpc::{
     CallToken, ClientCall, ClientEvent, RegistrationClient, RegistrationServer, RpcError, ServerEvent,
     fuzz_registration_client, fuzz_registration_server,
 };
-use adit_wire::tunnel::FEATURE_HALF_CLOSE;
 use proptest::prelude::*;
 
 use crate::{assert_same, details, refusal, request};
@@ -220,12 +219,6 @@ fn an_unknown_message_comes_back_whole() {
         [0; 8],
     ]);
     assert_eq!(server.poll_transmit().unwrap(), expected);
-}
-
-#[test]
-fn half_close_is_announced_by_this_name() {
-    assert_eq!(FEATURE_HALF_CLOSE, "adit_half_close");
-    assert!(request().options.client.features.iter().any(|feature| feature == FEATURE_HALF_CLOSE));
 }
 
 #[test]

@@ -1,0 +1,160 @@
+//! The connector's end of a connection's control stream: bytes between the stream and the state machine.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use adit_wire::capnp::EncodeError;
+use adit_wire::device::HALF_CLOSE_FEATURE;
+use adit_wire::rpc::{
+    ClientEvent, ClientInfo, ConnectionDetails, ConnectionError, ConnectionOptions, RegisterRequest,
+    RegistrationClient, RpcError, TunnelAuth,
+};
+use quinn::{RecvStream, SendStream};
+
+use crate::process::Process;
+
+/// How long the edge may take to answer a call (contract, 2.2), or to take a message.
+pub(crate) const RPC_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The control stream does not do what it is for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControlError {
+    /// The registration was refused.
+    #[error("the edge refused the registration")]
+    Refused(#[source] ConnectionError),
+    /// The call failed.
+    #[error("the registration failed: {0}")]
+    Failed(String),
+    /// No answer came.
+    #[error("the edge did not answer within {} s", RPC_DEADLINE.as_secs())]
+    TimedOut,
+    /// The stream ended.
+    #[error("the edge ended the control stream")]
+    Ended,
+    /// The stream broke.
+    #[error("the control stream broke")]
+    Read(#[from] quinn::ReadError),
+    /// The stream broke.
+    #[error("the control stream broke")]
+    Write(#[from] quinn::WriteError),
+    /// The edge does not speak the protocol.
+    #[error("the edge broke the protocol")]
+    Rpc(#[from] RpcError),
+    /// What we would send is too large.
+    #[error("the request cannot be sent")]
+    Encode(#[from] EncodeError),
+}
+
+/// An open control stream.
+#[derive(Debug)]
+pub(crate) struct Control {
+    send: SendStream,
+    receive: RecvStream,
+    client: RegistrationClient,
+    buffer: Box<[u8; 4096]>,
+}
+
+impl Control {
+    pub(crate) fn new(send: SendStream, receive: RecvStream) -> Self {
+        Self { send, receive, client: RegistrationClient::new(), buffer: Box::new([0; 4096]) }
+    }
+
+    /// Registers the connection.
+    pub(crate) async fn register(
+        &mut self,
+        process: &Process,
+        index: u8,
+        local: Option<std::net::IpAddr>,
+        attempts: u32,
+    ) -> Result<ConnectionDetails, ControlError> {
+        self.client.register(&request(process, index, local, attempts))?;
+        let answer = async {
+            loop {
+                self.flush().await?;
+                match self.client.poll_event() {
+                    Some(ClientEvent::Registered(details)) => return Ok(details),
+                    Some(ClientEvent::Refused(error)) => return Err(ControlError::Refused(error)),
+                    Some(ClientEvent::CallFailed { reason, .. } | ClientEvent::Aborted { reason }) => {
+                        return Err(ControlError::Failed(reason));
+                    }
+                    Some(ClientEvent::Unregistered | ClientEvent::LocalConfigurationReceived) => {}
+                    None => self.read().await?,
+                }
+            }
+        };
+        tokio::time::timeout(RPC_DEADLINE, answer).await.unwrap_or(Err(ControlError::TimedOut))
+    }
+
+    /// Reports the local configuration, for display; the answer is an event.
+    pub(crate) fn report(&mut self, config: &serde_json::Value) -> Result<(), ControlError> {
+        Ok(self.client.update_local_configuration(config.to_string().as_bytes())?)
+    }
+
+    /// Asks for no new flows; the answer is an event.
+    pub(crate) fn unregister(&mut self) {
+        self.client.unregister();
+    }
+
+    /// What the edge said.
+    pub(crate) fn poll_event(&mut self) -> Option<ClientEvent> {
+        self.client.poll_event()
+    }
+
+    /// Takes bytes from the edge; then [`Control::flush`] and [`Control::poll_event`] have work. May be cancelled.
+    pub(crate) async fn read(&mut self) -> Result<(), ControlError> {
+        match self.receive.read(&mut self.buffer[..]).await? {
+            None => Err(ControlError::Ended),
+            Some(read) => Ok(self.client.handle_input(&self.buffer[..read])?),
+        }
+    }
+
+    /// Ends the conversation as unmodified connectors do (contract, 2.2).
+    pub(crate) async fn shutdown(&mut self) {
+        self.client.shutdown();
+        if let Err(error) = self.flush().await {
+            tracing::debug!(error = %error, "control stream could not be shut down");
+        }
+        // It may have ended already.
+        let _ = self.send.finish();
+    }
+
+    /// Sends what waits to be sent. Not to be cancelled: a message would be cut.
+    pub(crate) async fn flush(&mut self) -> Result<(), ControlError> {
+        while let Some(bytes) = self.client.poll_transmit() {
+            let sent = tokio::time::timeout(RPC_DEADLINE, self.send.write_chunk(bytes)).await;
+            sent.map_err(|_| ControlError::TimedOut)??;
+        }
+        Ok(())
+    }
+}
+
+fn request(process: &Process, index: u8, local: Option<std::net::IpAddr>, attempts: u32) -> RegisterRequest {
+    let config = &process.config;
+    RegisterRequest {
+        auth: TunnelAuth { account_tag: config.account_tag.clone(), secret: config.secret.clone() },
+        tunnel: config.tunnel,
+        connection_index: index,
+        options: ConnectionOptions {
+            client: ClientInfo {
+                client_id: process.connector,
+                // What is true of this connector; those of the contract stand for HTTP, datagrams and pushed
+                // configuration, none of which it has.
+                features: vec![HALF_CLOSE_FEATURE.to_owned()],
+                version: concat!("adit-", env!("CARGO_PKG_VERSION")).to_owned(),
+                arch: arch(),
+            },
+            origin_local_ip: local,
+            replace_existing: false,
+            compression_quality: 0,
+            num_previous_attempts: u8::try_from(attempts).unwrap_or(u8::MAX),
+        },
+    }
+}
+
+/// System and processor by the names that Go has for them.
+fn arch() -> String {
+    let names =
+        BTreeMap::from([("x86_64", "amd64"), ("aarch64", "arm64"), ("x86", "386"), ("macos", "darwin")]);
+    let go = |name: &'static str| names.get(name).copied().unwrap_or(name);
+    format!("{}_{}", go(std::env::consts::OS), go(std::env::consts::ARCH))
+}

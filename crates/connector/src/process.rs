@@ -1,0 +1,178 @@
+//! What the tasks of one connector share.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+
+use adit_model::{ConnectorId, NeverDialled};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::ConnectorConfig;
+use crate::metrics::{ConnectionView, Metrics};
+
+/// One running connector.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) config: ConnectorConfig,
+    /// Made at start (contract, 2.3).
+    pub(crate) connector: ConnectorId,
+    pub(crate) quic: quinn::ClientConfig,
+    pub(crate) metrics: Metrics,
+    /// A stop was asked for: no new connections, and the edge is to send no new flows.
+    pub(crate) stopping: CancellationToken,
+    /// Nothing is served any more.
+    pub(crate) closing: CancellationToken,
+    /// The first connection is registered: the others follow.
+    pub(crate) first_registered: CancellationToken,
+    /// Tasks of flows.
+    pub(crate) flows: TaskTracker,
+    load: watch::Sender<Load>,
+    connections: Mutex<Vec<Connection>>,
+    never_dialled: fn(IpAddr) -> Option<NeverDialled>,
+}
+
+/// What a stop waits for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// Connections on which the edge may open flows.
+    pub(crate) registered: usize,
+    /// Flows under way.
+    pub(crate) flows: usize,
+}
+
+impl Load {
+    pub(crate) fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[derive(Debug)]
+struct Connection {
+    index: u8,
+    location: String,
+    quic: quinn::Connection,
+}
+
+impl Process {
+    pub(crate) fn new(
+        config: ConnectorConfig,
+        connector: ConnectorId,
+        quic: quinn::ClientConfig,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self {
+            config,
+            connector,
+            quic,
+            metrics: Metrics::default(),
+            stopping,
+            closing: CancellationToken::new(),
+            first_registered: CancellationToken::new(),
+            flows: TaskTracker::new(),
+            load: watch::Sender::new(Load::default()),
+            connections: Mutex::default(),
+            never_dialled: adit_model::never_dialled,
+        }
+    }
+
+    /// Lets tests dial the loopback address; nothing else does.
+    #[cfg(test)]
+    pub(crate) fn dial_anything(&mut self) {
+        self.never_dialled = |_| None;
+    }
+
+    /// Why nothing is dialled at this address, if nothing is.
+    pub(crate) fn never_dialled(&self, address: IpAddr) -> Option<NeverDialled> {
+        (self.never_dialled)(address)
+    }
+
+    /// Counts a flow in, unless there are as many as may be.
+    pub(crate) fn begin_flow(&self) -> Option<FlowGuard<'_>> {
+        let begun = self.load.send_if_modified(|load| {
+            let room = load.flows < self.config.max_active_flows;
+            load.flows += usize::from(room);
+            room
+        });
+        begun.then_some(FlowGuard(self))
+    }
+
+    /// Counts a connection in on which the edge may open flows.
+    pub(crate) fn begin_registration(&self) -> RegistrationGuard<'_> {
+        self.load.send_modify(|load| load.registered += 1);
+        RegistrationGuard(self)
+    }
+
+    pub(crate) fn load(&self) -> watch::Receiver<Load> {
+        self.load.subscribe()
+    }
+
+    /// Shows a connection as live until the value is dropped.
+    pub(crate) fn show(&self, index: u8, location: String, quic: quinn::Connection) -> Shown<'_> {
+        self.lock().push(Connection { index, location, quic });
+        Shown { process: self, index }
+    }
+
+    pub(crate) fn live_connections(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub(crate) fn render_metrics(&self) -> String {
+        let mut views: Vec<ConnectionView> = self
+            .lock()
+            .iter()
+            .map(|connection| ConnectionView {
+                index: connection.index,
+                location: connection.location.clone(),
+                stats: connection.quic.stats(),
+            })
+            .collect();
+        views.sort_by_key(|view| view.index);
+        self.metrics.render(self.load.borrow().flows, &views)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        // Every change of the list is a single call: there is no half-made state to fear.
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A flow that is counted.
+#[derive(Debug)]
+pub(crate) struct FlowGuard<'a>(&'a Process);
+
+impl FlowGuard<'_> {
+    /// Flows under way, this one counted.
+    pub(crate) fn concurrent(&self) -> usize {
+        self.0.load.borrow().flows
+    }
+}
+
+impl Drop for FlowGuard<'_> {
+    fn drop(&mut self) {
+        self.0.load.send_modify(|load| load.flows -= 1);
+    }
+}
+
+/// A connection that is counted.
+#[derive(Debug)]
+pub(crate) struct RegistrationGuard<'a>(&'a Process);
+
+impl Drop for RegistrationGuard<'_> {
+    fn drop(&mut self) {
+        self.0.load.send_modify(|load| load.registered -= 1);
+    }
+}
+
+/// A connection that is shown.
+#[derive(Debug)]
+pub(crate) struct Shown<'a> {
+    process: &'a Process,
+    index: u8,
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        self.process.lock().retain(|connection| connection.index != self.index);
+    }
+}
