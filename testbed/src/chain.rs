@@ -363,12 +363,10 @@ cp "$1/config.yaml" /opt/zt/config/
 exec "$2" tunnel --config /opt/zt/config/config.yaml --edge "$4" --cacert "$3" run
 "#;
 
-impl Drop for Chain {
+impl Chain {
+    /// Prints the end of every log, for whoever must find out what went wrong.
     #[expect(clippy::print_stderr, reason = "what the programs said is what explains a failed test")]
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
+    pub fn print_logs(&self) {
         let connectors = self.connectors.iter().map(|connector| &connector.process);
         for process in self.edge.iter().chain(connectors).chain(&self.agent) {
             let lines = process.output();
@@ -376,6 +374,14 @@ impl Drop for Chain {
             for line in &lines[lines.len().saturating_sub(LOG_TAIL)..] {
                 eprintln!("{line}");
             }
+        }
+    }
+}
+
+impl Drop for Chain {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_logs();
         }
     }
 }

@@ -3,12 +3,13 @@
 //! Tells each step as it takes it, shows what kubectl printed, and exits with an error at the first thing that is not as
 //! it should be. The same programs, hosts and commands as the end-to-end tests use.
 
-#![expect(clippy::print_stdout, reason = "the demo talks to a person")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the demo talks to a person")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ const CONNECTORS: usize = 3;
 /// Longest wait for a line that must come.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Lines of output shown per command.
-const SHOWN_LINES: usize = 12;
+const SHOWN_LINES: usize = 16;
 
 const MANIFEST: &str = "\
 apiVersion: v1
@@ -46,21 +47,40 @@ spec:
 ";
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
     let start = Instant::now();
-    run().await?;
-    println!("\nEverything was as it should be, in {:.1} s.", start.elapsed().as_secs_f64());
-    Ok(())
+    let outcome = async {
+        let mut chain = lay_hosts()?;
+        let outcome = run(&mut chain).await;
+        if outcome.is_err() {
+            chain.print_logs();
+        }
+        outcome
+    };
+    match outcome.await {
+        Ok(()) => {
+            println!("\nEverything was as it should be, in {:.1} s.", start.elapsed().as_secs_f64());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("\nFAILED: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-async fn run() -> Result<()> {
-    let kubectl = Kubectl::main()?;
+fn lay_hosts() -> Result<Chain> {
     title("Three hosts: laptop, edge, cluster");
-    let mut chain = Chain::new()?;
+    let chain = Chain::new()?;
     say("Network namespaces. The edge is between the other two and forwards no packet.");
-    command("laptop$", "ip route show table main");
+    command("laptop$", "ip -brief address; ip route");
     show(&chain.world.laptop.output("ip", &["-brief", "address"])?);
-    show(&chain.world.laptop.output("ip", &["route", "show", "table", "main"])?);
+    show(&chain.world.laptop.output("ip", &["route"])?);
+    Ok(chain)
+}
+
+async fn run(chain: &mut Chain) -> Result<()> {
+    let kubectl = Kubectl::main()?;
     let capture = Capture::start(&chain.world.laptop, LAPTOP_LINK)?;
 
     title("A Kubernetes API server in the cluster");
@@ -70,11 +90,11 @@ async fn run() -> Result<()> {
         cluster.description()
     ));
     say(&format!("kubectl is {}, {}.", kubectl.version(), kubectl.path().display()));
-    check_unreachable(&chain).await?;
+    check_unreachable(chain).await?;
 
-    let tunnel = start_edge(&mut chain).await?;
-    start_connectors(&mut chain, &tunnel).await?;
-    start_agent(&mut chain).await?;
+    let tunnel = start_edge(chain).await?;
+    start_connectors(chain, &tunnel).await?;
+    start_agent(chain).await?;
 
     for family in Family::BOTH {
         let session = cluster.session(&chain.world.laptop, kubectl.clone(), family)?;
@@ -89,7 +109,7 @@ async fn run() -> Result<()> {
     title("Disconnect");
     command("laptop$", "adit agent disconnect");
     chain.agent_command(&["disconnect"]).await?;
-    check_unreachable(&chain).await
+    check_unreachable(chain).await
 }
 
 async fn check_unreachable(chain: &Chain) -> Result<()> {
@@ -152,7 +172,10 @@ async fn start_agent(chain: &mut Chain) -> Result<()> {
         ensure!(captured, "{network} is not routed to {interface}:\n{routes}");
         ok(&format!("{network} goes to {interface}"));
     }
-    ensure!(!routes.contains("default"), "the agent took the default route:\n{routes}");
+    ensure!(
+        !routes.lines().any(|line| line.starts_with("default")),
+        "the agent took the default route:\n{routes}"
+    );
     Ok(())
 }
 
