@@ -22,6 +22,7 @@ mod edge_address;
 mod enroll;
 mod exclude;
 mod http2;
+mod memory;
 mod routes;
 mod service;
 mod session;
@@ -31,6 +32,7 @@ mod tun;
 
 pub use control_socket::fuzz_request;
 pub use edge_address::{EdgeAddress, EdgeAddressError};
+pub use memory::tune_allocator;
 pub use service::{AgentConfig, RunError, run};
 pub use state::StateError;
 pub use status::{ConnectionState, Status, Transport};

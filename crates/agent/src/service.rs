@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::control_socket::{ControlSocket, EnrollCommand, Order, Request, SocketError};
 use crate::enroll::{EnrollError, client_config, enroll};
 use crate::http2::Dialer;
+use crate::memory;
 use crate::session::{Session, SessionEnd, chain};
 use crate::state::{Registration, StateDirectory, StateError};
 use crate::status::{ConnectionState, Status};
@@ -85,7 +86,8 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Run
 }
 
 fn serve_on_this_thread(config: AgentConfig, stop: CancellationToken) -> Result<(), RunError> {
-    keep_large_buffers_lazy();
+    memory::tune_allocator();
+    memory::avoid_huge_pages();
     let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::Thread)?;
     let local = LocalSet::new();
     let result = local.block_on(&runtime, Service::start_and_run(config, stop));
@@ -93,21 +95,6 @@ fn serve_on_this_thread(config: AgentConfig, stop: CancellationToken) -> Result<
     runtime.shutdown_background();
     result
 }
-
-/// Every flow has two buffers of a megabyte, mostly never touched. The C library gives such memory back and takes it fresh
-/// from the kernel, unless it once learns (by the first of them being freed) to recycle it, which means to clear it whole.
-#[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "a setting of the allocator")]
-fn keep_large_buffers_lazy() {
-    const THRESHOLD_BYTES: libc::c_int = 512 << 10;
-    // SAFETY: mallopt may be called at any time; it takes the allocator's own lock.
-    if unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, THRESHOLD_BYTES) } == 0 {
-        tracing::debug!("the allocator keeps its own threshold");
-    }
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn keep_large_buffers_lazy() {}
 
 struct Service {
     config: AgentConfig,

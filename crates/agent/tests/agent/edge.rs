@@ -1,6 +1,6 @@
 //! An edge as small as can be: it speaks the device protocol on loopback and dials what it is asked for itself.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -47,6 +47,7 @@ pub(crate) struct Edge {
 struct State {
     known_keys: RefCell<HashSet<Vec<u8>>>,
     networks: RefCell<Vec<adit_model::Cidr>>,
+    connections: Cell<usize>,
     events: broadcast::Sender<Event>,
 }
 
@@ -62,6 +63,7 @@ impl Edge {
         let state = Rc::new(State {
             known_keys: RefCell::default(),
             networks: RefCell::new(networks),
+            connections: Cell::new(0),
             events: broadcast::Sender::new(16),
         });
         let mut edge = Self {
@@ -110,6 +112,11 @@ impl Edge {
         self.state.known_keys.borrow_mut().clear();
     }
 
+    /// Connections that any device has made so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.state.connections.get()
+    }
+
     pub(crate) fn registrations(&self) -> usize {
         self.state.known_keys.borrow().len()
     }
@@ -134,6 +141,7 @@ async fn listen(listener: TcpListener, acceptor: TlsAcceptor, state: Rc<State>, 
 async fn serve(stream: TcpStream, acceptor: TlsAcceptor, state: Rc<State>) {
     stream.set_nodelay(true).unwrap();
     let Ok(tls) = acceptor.accept(stream).await else { return };
+    state.connections.set(state.connections.get() + 1);
     let key = presented_public_key(tls.get_ref().1).unwrap().to_vec();
     let Ok(mut connection) = http2::server().handshake::<_, Bytes>(tls).await else { return };
     while let Some(Ok((request, respond))) = connection.accept().await {

@@ -224,6 +224,31 @@ fn half_closes_and_resets_cross_the_path() {
 }
 
 #[test]
+fn flows_beside_a_bulk_flow_get_a_connection_of_their_own() {
+    in_own_network(|| async {
+        let laptop = Laptop::enrolled().await;
+        let (listener, address) = server(SERVER_V4).await;
+        let (bulk, accepted) = tokio::join!(connect(address), listener.accept());
+        let (mut bulk, mut sink) = (bulk.unwrap(), accepted.unwrap().0);
+        let sending =
+            tokio::task::spawn_local(async move { while bulk.write_all(&[7; 10_000]).await.is_ok() {} });
+        let receiving =
+            tokio::task::spawn_local(async move { tokio::io::copy(&mut sink, &mut tokio::io::sink()).await });
+        let before = laptop.edge.connections();
+        assert!(before <= 2, "enrolment and one connection");
+        let grown = async {
+            while laptop.edge.connections() == before {
+                let (small, accepted) = tokio::join!(connect(address), listener.accept());
+                drop((small.unwrap(), accepted.unwrap()));
+            }
+        };
+        timeout(PATIENCE, grown).await.expect("another connection");
+        sending.abort();
+        receiving.abort();
+    });
+}
+
+#[test]
 fn disconnecting_takes_everything_away_and_is_remembered() {
     in_own_network(|| async {
         let mut laptop = Laptop::enrolled().await;
