@@ -93,7 +93,7 @@ async fn serve_tcp(
         Ok(stream) => stream,
         Err(NotDialled { refusal, text }) => {
             process.metrics.request_failed();
-            tracing::warn!(flow, dst = %request.dest, refusal = %refusal, error = text, "flow refused");
+            tracing::info!(flow, dst = %request.dest, refusal = %refusal, error = text, "flow refused");
             let metadata = vec![Metadata::new(REFUSAL_METADATA, refusal.as_str())];
             answer_and_end(send, receive, &ConnectResponse { error: text, metadata }).await;
             return;
