@@ -123,6 +123,15 @@ pub(crate) struct TunnelFlags {
     /// Transport to the edge: auto or quic [default: auto]
     #[arg(long, short = 'p', env = "TUNNEL_TRANSPORT_PROTOCOL", global = true, value_name = "PROTOCOL")]
     pub(crate) protocol: Option<String>,
+    /// Connections to keep, 1 to 4 [default: 4]
+    #[arg(long, env = "TUNNEL_HA_CONNECTIONS", global = true, value_name = "N", hide = true)]
+    pub(crate) ha_connections: Option<u8>,
+    /// Local address of connections to the edge
+    #[arg(long, env = "TUNNEL_EDGE_BIND_ADDRESS", global = true, value_name = "ADDRESS")]
+    pub(crate) edge_bind_address: Option<String>,
+    /// Flows at once; more are refused [default: 10000]
+    #[arg(long, env = "TUNNEL_MAX_ACTIVE_FLOWS", global = true, value_name = "N")]
+    pub(crate) max_active_flows: Option<u32>,
     /// File that gets the process's id after the first connection
     #[arg(long, env = "TUNNEL_PIDFILE", global = true, value_name = "FILE")]
     pub(crate) pidfile: Option<PathBuf>,

@@ -48,8 +48,10 @@ async fn connect(flags: TunnelFlags, log_flags: LogFlags, tunnel: Option<String>
         grace_period: flags.grace_period,
         retries: flags.retries,
         protocol: flags.protocol,
+        ha_connections: flags.ha_connections,
+        edge_bind_address: flags.edge_bind_address,
+        max_active_flows: flags.max_active_flows,
         pidfile: flags.pidfile,
-        ..Overrides::default()
     };
     let config = ConnectorConfig::new(&file, &overrides)?;
     Ok(adit_connector::run(config, shutdown::on_signal()?).await?)
