@@ -30,6 +30,8 @@ use crate::tun::Tun;
 
 /// Packets read, and packets written, before the flows get their turn.
 const PACKETS_PER_ROUND: usize = 32;
+/// How often the interface is emptied before it goes: what is answered may make the kernel send again.
+const CLOSING_ROUNDS: usize = 16;
 /// How long a SYN waits for a carrier while the edge cannot be reached.
 const CARRIER_WAIT: Duration = Duration::from_secs(5);
 
@@ -75,12 +77,24 @@ impl<C: Carrier + Clone> Capture<C> {
         }
     }
 
-    /// Resets every flow and takes the interface down.
+    /// Resets every flow, turns down what is asked for, also what the interface holds unread, and takes it down. A SYN
+    /// that went with the interface unanswered would leave its program waiting for minutes.
     pub(crate) fn close(mut self) {
         self.tasks.abort_all();
-        self.stack.borrow_mut().abort_all(Instant::now());
-        // What the kernel does not take any more, it does not need either: the interface goes away.
-        while let Ok(true) = self.transmit(Instant::now()) {}
+        for _ in 0..CLOSING_ROUNDS {
+            let now = Instant::now();
+            let mut unread = false;
+            while let Ok(Some(packet)) = self.tun.try_read() {
+                self.stack.borrow_mut().handle_packet(packet, now);
+                unread = true;
+            }
+            self.stack.borrow_mut().abort_all(now);
+            // What the kernel does not take any more, it does not need either: the interface goes away.
+            while let Ok(true) = self.transmit(now) {}
+            if !unread {
+                return;
+            }
+        }
     }
 
     /// Reads, lets time pass, starts what is new, writes. True if anything moved.

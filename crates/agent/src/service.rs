@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, LocalSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::control_socket::{ControlSocket, EnrollCommand, Order, Request, SocketError};
 use crate::enroll::{EnrollError, client_config, enroll};
 use crate::http2::Dialer;
 use crate::memory;
-use crate::session::{Session, SessionEnd, chain};
+use crate::session::{ENROLMENT_SPREADS, Session, SessionEnd, chain};
 use crate::state::{Registration, StateDirectory, StateError};
 use crate::status::{ConnectionState, Status};
 use crate::tun::{Tun, TunError};
@@ -116,7 +117,7 @@ impl Service {
         if let Some((registration, _)) = enrolled {
             service.describe(&registration, ConnectionState::Disconnected);
             if !service.state.is_disconnected() {
-                service.begin_session()?;
+                service.begin_session(None)?;
             }
         }
         tracing::info!(state = %service.config.state.display(), "agent is running");
@@ -170,7 +171,7 @@ impl Service {
         tracing::info!(edge = %registration.edge, device_id = %registration.device_id, "enrolled");
         self.end_session().await;
         self.describe(&registration, ConnectionState::Disconnected);
-        Ok(self.begin_session()?)
+        Ok(self.begin_session(Some(Instant::now() + ENROLMENT_SPREADS))?)
     }
 
     fn connect(&mut self) -> Result<(), ConnectOrderError> {
@@ -179,7 +180,7 @@ impl Service {
         }
         self.state.set_disconnected(false)?;
         if self.session.is_none() {
-            self.begin_session()?;
+            self.begin_session(None)?;
         }
         Ok(())
     }
@@ -196,7 +197,7 @@ impl Service {
         Ok(())
     }
 
-    fn begin_session(&mut self) -> Result<(), StateError> {
+    fn begin_session(&mut self, new_until: Option<Instant>) -> Result<(), StateError> {
         let Some((registration, key)) = self.state.registration()? else { return Ok(()) };
         let tls = match client_config(registration.ca_pem.as_deref(), key) {
             Ok(tls) => tls,
@@ -212,6 +213,7 @@ impl Service {
             mtu: self.config.mtu,
             status: self.status.clone(),
             stop: stop.clone(),
+            new_until,
         };
         self.status.send_modify(|status| {
             status.state = ConnectionState::Connecting;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use adit_model::Cidr;
 use adit_wire::device::{DeviceState, Event};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -24,6 +25,10 @@ use crate::tun::{Tun, TunError};
 /// First and longest time between two attempts to connect.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+
+/// How long after its enrolment a device that the edge does not know goes on trying: a change takes up to two seconds to
+/// reach every edge (design, section 3).
+pub(crate) const ENROLMENT_SPREADS: Duration = Duration::from_secs(10);
 
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +57,8 @@ pub(crate) struct Session {
     pub(crate) mtu: u32,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) stop: CancellationToken,
+    /// Until then an edge may not know the device yet.
+    pub(crate) new_until: Option<Instant>,
 }
 
 impl Session {
@@ -85,7 +92,9 @@ impl Session {
                         }
                     }
                 },
-                Err(ConnectError::Unauthorized) => {
+                Err(ConnectError::Unauthorized)
+                    if self.new_until.is_none_or(|until| Instant::now() >= until) =>
+                {
                     self.fail(&ConnectError::Unauthorized);
                     return SessionEnd::Revoked;
                 }

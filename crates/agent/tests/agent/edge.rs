@@ -48,6 +48,8 @@ struct State {
     known_keys: RefCell<HashSet<Vec<u8>>>,
     networks: RefCell<Vec<adit_model::Cidr>>,
     connections: Cell<usize>,
+    /// How many times a device is turned away yet: its enrolment has not reached this edge.
+    unaware: Cell<usize>,
     events: broadcast::Sender<Event>,
 }
 
@@ -64,6 +66,7 @@ impl Edge {
             known_keys: RefCell::default(),
             networks: RefCell::new(networks),
             connections: Cell::new(0),
+            unaware: Cell::new(0),
             events: broadcast::Sender::new(16),
         });
         let mut edge = Self {
@@ -105,6 +108,11 @@ impl Edge {
 
     pub(crate) fn send(&self, event: Event) {
         self.state.events.send(event).unwrap();
+    }
+
+    /// Does not know any device the next few times.
+    pub(crate) fn is_unaware(&self, times: usize) {
+        self.state.unaware.set(times);
     }
 
     /// Forgets every device.
@@ -172,6 +180,10 @@ async fn answer(
                     br#"{"success":false,"errors":[{"code":1,"message":"unknown service token"}]}"#;
                 reply_with(&mut respond, 403, envelope.to_vec());
             }
+        }
+        (&Method::GET, device::EVENTS_PATH) if state.unaware.get() > 0 => {
+            state.unaware.set(state.unaware.get() - 1);
+            reply_with(&mut respond, 403, Vec::new());
         }
         (&Method::GET, device::EVENTS_PATH) if known => events(&mut respond, &state).await,
         (&Method::CONNECT, _) if known => connect(request, respond).await,

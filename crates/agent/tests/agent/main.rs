@@ -368,6 +368,16 @@ fn enrolment_changes_nothing_unless_it_succeeds() {
 }
 
 #[test]
+fn an_edge_may_learn_of_an_enrolment_late() {
+    in_own_network(|| async {
+        let laptop = Laptop::new().await;
+        laptop.edge.is_unaware(2);
+        let status = laptop.enroll(TOKEN.1, false).await.unwrap();
+        assert_eq!((status.state, status.last_error), (ConnectionState::Connected, None));
+    });
+}
+
+#[test]
 fn an_unreachable_edge_is_told_on_one_line() {
     in_own_network(|| async {
         let mut laptop = Laptop::new().await;
