@@ -62,7 +62,7 @@ impl<C: Carrier + Clone> Capture<C> {
 
     /// Moves packets until the interface fails.
     ///
-    /// May be cancelled; [`Self::close`] is the orderly end after that.
+    /// May be cancelled; [`Self::turn_down`] is the orderly end after that.
     pub(crate) async fn drive(&mut self) -> io::Error {
         loop {
             match self.round() {
@@ -77,9 +77,9 @@ impl<C: Carrier + Clone> Capture<C> {
         }
     }
 
-    /// Resets every flow, turns down what is asked for, also what the interface holds unread, and takes it down. A SYN
-    /// that went with the interface unanswered would leave its program waiting for minutes.
-    pub(crate) fn close(mut self) {
+    /// Resets every flow and turns down what is asked for, also what the interface holds unread: a SYN that went with
+    /// the interface unanswered would leave its program waiting for minutes.
+    pub(crate) fn turn_down(&mut self) {
         self.tasks.abort_all();
         for _ in 0..CLOSING_ROUNDS {
             let now = Instant::now();

@@ -222,8 +222,19 @@ struct Open {
     routes: Routes,
     /// Those that the interface was made with.
     addresses: Vec<IpAddr>,
-    stop: CancellationToken,
+    closing: Closing,
     driver: tokio::task::JoinHandle<String>,
+}
+
+/// The steps of an orderly end, so that no program is left waiting for an interface that is gone.
+#[derive(Clone, Default)]
+struct Closing {
+    /// Stop moving packets.
+    stop: CancellationToken,
+    /// Every flow has been reset or turned down.
+    answered: CancellationToken,
+    /// The routes are gone: no new flow comes.
+    unrouted: CancellationToken,
 }
 
 impl Captured {
@@ -241,17 +252,26 @@ impl Captured {
             let routes = Routes::new(tun.name(), session.mtu, &state.addresses).await?;
             let seed = Uuid::new_v4().as_u64_pair().0;
             let mut capture = Capture::new(tun, self.carrier.subscribe(), seed);
-            let stop = CancellationToken::new();
-            let stopped = stop.clone();
+            let closing = Closing::default();
+            let close = closing.clone();
             let driver = tokio::task::spawn_local(async move {
+                let _answered = close.answered.clone().drop_guard();
                 let failed = tokio::select! {
-                    error = capture.drive() => format!("the TUN interface failed: {error}"),
-                    () = stopped.cancelled() => String::new(),
+                    error = capture.drive() => Some(format!("the TUN interface failed: {error}")),
+                    () = close.stop.cancelled() => None,
                 };
-                capture.close();
+                // Answers go out while the routes are there, which a kernel that checks their source demands.
+                capture.turn_down();
+                let Some(failed) = failed else {
+                    close.answered.cancel();
+                    close.unrouted.cancelled().await;
+                    // What came before the routes went.
+                    capture.turn_down();
+                    return String::new();
+                };
                 failed
             });
-            self.open = Some(Open { routes, addresses: state.addresses.clone(), stop, driver });
+            self.open = Some(Open { routes, addresses: state.addresses.clone(), closing, driver });
         }
         self.set_networks(state.networks.clone(), &session.status).await;
         Ok(())
@@ -285,8 +305,11 @@ impl Captured {
 
     /// Resets all flows and removes the interface, and with it addresses and routes.
     async fn close(&mut self) {
-        let Some(open) = self.open.take() else { return };
-        open.stop.cancel();
+        let Some(mut open) = self.open.take() else { return };
+        open.closing.stop.cancel();
+        open.closing.answered.cancelled().await;
+        open.routes.set(&[], &[]).await;
+        open.closing.unrouted.cancel();
         if let Err(error) = open.driver.await {
             tracing::error!(%error, "the task of the TUN interface failed");
         }

@@ -544,7 +544,15 @@ impl Stack {
         let flow = |(entry, slot): (&Slot, u32)| FlowId { slot, generation: entry.generation };
         let flows: Vec<FlowId> = self.slots.iter().zip(0..).map(flow).collect();
         for flow in flows {
-            self.refuse(flow, Refusal::Unreachable, now);
+            if let Some(State::Requested { syn, .. } | State::Refused { syn, .. }) = self.state(flow)
+                && let Ok(segment) = Segment::parse(syn)
+            {
+                // The kernel drops an ICMP message that meets its socket inside a system call, and there is no later to
+                // say it again in. A reset it keeps; where the message was heard, it changes nothing.
+                let reset = segment.reset();
+                self.refuse(flow, Refusal::Unreachable, now);
+                self.reply(reset);
+            }
             self.abort(flow);
         }
     }

@@ -48,7 +48,12 @@ async fn nothing_is_reachable_without_a_connected_agent() {
     chain.enroll().await.unwrap();
     chain.wait_for_agent("connected").await.unwrap();
     check_reachable(&chain).await;
+    let mut open =
+        origin::open_echo(chain.world.laptop.connect(api_address(PORT)[0]).await.unwrap()).await.unwrap();
     chain.agent_command(&["disconnect"]).await.unwrap();
+    let ended =
+        tokio::time::timeout(AT_ONCE, open.read_u8()).await.expect("an open flow ends with the agent");
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset);
     unreachable(&chain).await;
     chain.agent_command(&["connect"]).await.unwrap();
     chain.wait_for_agent("connected").await.unwrap();
