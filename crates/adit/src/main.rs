@@ -24,6 +24,8 @@ fn main() -> ExitCode {
         Ok(parsed) => parsed,
         Err(error) => return command_line::explain(&error),
     };
+    // Every role moves chunks of up to 256 KiB, and is to move them, not to get fresh memory for each.
+    adit_agent::tune_allocator();
     let result = match parsed.command {
         AditCommand::Up(flags) => up::run(flags),
         AditCommand::Tunnel(command) => tunnel::run(*command),
