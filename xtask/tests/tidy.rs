@@ -38,7 +38,8 @@ const ARROWS: [(&str, &[&str]); 12] = [
 const PURE: [&str; 5] = ["adit-model", "adit-expr", "adit-policy", "adit-wire", "adit-netstack"];
 
 /// What a pure crate may not use.
-const IMPURE: [&str; 9] = ["tokio", "tokio-util", "quinn", "h2", "hyper", "rustls", "socket2", "rand", "sqlx"];
+const IMPURE: [&str; 9] =
+    ["tokio", "tokio-util", "quinn", "h2", "hyper", "rustls", "socket2", "rand", "sqlx"];
 
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let output = Command::new(env!("CARGO"))
@@ -49,7 +50,11 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
     let of = |package: &Value| {
-        let normal = package["dependencies"].as_array().unwrap().iter().filter(|dependency| dependency["kind"].is_null());
+        let normal = package["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|dependency| dependency["kind"].is_null());
         normal.map(|dependency| dependency["name"].as_str().unwrap().to_owned()).collect()
     };
     packages.iter().map(|package| (package["name"].as_str().unwrap().to_owned(), of(package))).collect()
@@ -58,13 +63,17 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 #[test]
 fn crates_depend_on_each_other_only_as_the_table_allows() {
     for (name, uses) in dependencies() {
-        let ours: BTreeSet<&str> = uses.iter().map(String::as_str).filter(|used| used.starts_with("adit")).collect();
+        let ours: BTreeSet<&str> =
+            uses.iter().map(String::as_str).filter(|used| used.starts_with("adit")).collect();
         if name == "adit" {
             continue;
         }
         let allowed = ARROWS.iter().find(|(from, _)| *from == name).map_or(&[][..], |(_, to)| to);
         let wrong: Vec<_> = ours.iter().filter(|used| !allowed.contains(used)).collect();
-        assert!(wrong.is_empty(), "{name} may not depend on {wrong:?}: see ARCHITECTURE.md, Who may depend on whom");
+        assert!(
+            wrong.is_empty(),
+            "{name} may not depend on {wrong:?}: see ARCHITECTURE.md, Who may depend on whom"
+        );
     }
 }
 
@@ -72,7 +81,8 @@ fn crates_depend_on_each_other_only_as_the_table_allows() {
 fn pure_crates_have_no_runtime_and_no_sockets() {
     let dependencies = dependencies();
     for name in PURE.iter().filter(|name| dependencies.contains_key(**name)) {
-        let impure: Vec<_> = dependencies[*name].iter().filter(|used| IMPURE.contains(&used.as_str())).collect();
+        let impure: Vec<_> =
+            dependencies[*name].iter().filter(|used| IMPURE.contains(&used.as_str())).collect();
         assert!(impure.is_empty(), "{name} is pure and may not use {impure:?}");
     }
 }

@@ -132,7 +132,7 @@ async fn pass_commands(
                 }
             }
             Err(broadcast::error::RecvError::Lagged(missed)) => {
-                tracing::warn!(missed, "commands were missed")
+                tracing::warn!(missed, "commands were missed");
             }
             Err(broadcast::error::RecvError::Closed) => return,
         }
