@@ -193,7 +193,10 @@ impl Chain {
         match connector.next_event().await {
             ClientEvent::Registered(_) => Ok(connector),
             ClientEvent::Refused(error) => Err(error.cause),
-            other => panic!("{other:?}"),
+            other @ (ClientEvent::Unregistered
+            | ClientEvent::LocalConfigurationReceived
+            | ClientEvent::CallFailed { .. }
+            | ClientEvent::Aborted { .. }) => panic!("{other:?}"),
         }
     }
 }
