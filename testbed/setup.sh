@@ -2,9 +2,7 @@
 # Makes this machine able to run the tests and the demo: Debian packages that are missing, cargo-nextest, and a
 # real kubectl of each version named in KUBECTL_VERSIONS, in .cache/. Says what it installs; does nothing twice.
 #
-#   testbed/setup.sh [packages] [nextest] [kubectl] [peers]      (the first three without an argument)
-#
-# `peers` is for the benchmark: what it measures with, and the tunnels that it measures beside ours, in .cache/peers/.
+#   testbed/setup.sh [packages] [nextest] [kubectl]      (all three without an argument)
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -26,14 +24,6 @@ packages() {
         missing="$missing python3 python3-pip"
     fi
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
-    install_packages "$missing"
-    [ "$(id -u)" = 0 ] || die "network namespaces and TUN devices need root: run this as root"
-    [ -c /dev/net/tun ] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; } ||
-        die "/dev/net/tun is missing and cannot be made: load the kernel's tun module (modprobe tun)"
-}
-
-install_packages() {
-    missing=$1
     if [ -n "$missing" ]; then
         command -v apt-get >/dev/null 2>&1 || die "missing programs of the packages$missing, and no apt-get to install them with"
         [ "$(id -u)" = 0 ] || die "missing Debian packages:$missing; run as root, or: sudo apt-get install$missing"
@@ -43,6 +33,9 @@ install_packages() {
         DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >/dev/null ||
             die "apt-get install failed:$missing"
     fi
+    [ "$(id -u)" = 0 ] || die "network namespaces and TUN devices need root: run this as root"
+    [ -c /dev/net/tun ] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; } ||
+        die "/dev/net/tun is missing and cannot be made: load the kernel's tun module (modprobe tun)"
 }
 
 nextest() {
@@ -89,25 +82,10 @@ PY
     done
 }
 
-peers() {
-    missing=""
-    for pair in iperf3:iperf3 wg:wireguard-tools; do
-        command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
-    done
-    install_packages "$missing"
-    for pair in boringtun-cli:boringtun-cli gotatun:gotatun-cli; do
-        program=${pair%%:*}
-        command -v "$program" >/dev/null 2>&1 && continue
-        [ -x "$CACHE/peers/bin/$program" ] && continue
-        say "$program is missing: building it with cargo install to $CACHE/peers (a minute or two)"
-        cargo install --quiet --locked --root "$CACHE/peers" "${pair#*:}" || die "cargo install ${pair#*:} failed"
-    done
-}
-
 [ $# -gt 0 ] || set -- packages nextest kubectl
 for step in "$@"; do
     case $step in
-    packages | nextest | kubectl | peers) "$step" ;;
+    packages | nextest | kubectl) "$step" ;;
     *) die "unknown step $step" ;;
     esac
 done
