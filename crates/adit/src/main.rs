@@ -11,6 +11,7 @@ mod log;
 mod management;
 mod shutdown;
 mod table;
+mod threads;
 mod tunnel;
 mod up;
 

@@ -7,12 +7,11 @@ use adit_connector::{ConfigFile, ConnectorConfig, Overrides};
 use anyhow::Context;
 
 use crate::command_line::{LogFlags, RouteAction, TunnelAction, TunnelCommand, TunnelFlags};
-use crate::{log, management, shutdown};
+use crate::{log, management, shutdown, threads};
 
 pub(crate) fn run(command: TunnelCommand) -> anyhow::Result<()> {
     let TunnelCommand { flags, api, log: log_flags, action } = command;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let runtime = threads::runtime()?;
     let trusted = flags.cacert.clone();
     let cacert = trusted.as_ref();
     let text = runtime.block_on(async {

@@ -15,14 +15,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::authority::Authority;
 use crate::command_line::UpFlags;
-use crate::{listener, log, shutdown};
+use crate::{listener, log, shutdown, threads};
 use settings::Settings;
 
 pub(crate) fn run(flags: UpFlags) -> anyhow::Result<()> {
     log::start(&flags.log)?;
     let settings = Settings::check(flags)?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let runtime = threads::runtime()?;
     let result = runtime.block_on(serve(settings));
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result
