@@ -19,13 +19,16 @@ use crate::worker::{FlowRate, Held};
 /// What a measurement may take beyond its own length before it is given up.
 const SLACK: Duration = Duration::from_secs(30);
 
+/// The key of the whole machine's processor time beside those of the daemons.
+pub(crate) const MACHINE: &str = "machine";
+
 /// One bulk run.
 #[derive(Debug, Clone)]
 pub(crate) struct BulkRun {
     pub(crate) gbit_per_second: f64,
     /// TCP segments that the kernels of all three hosts sent again, per 10^9 bytes of payload.
     pub(crate) retransmits_per_gb: f64,
-    /// Per cent of one core, by daemon, and `machine` for everything.
+    /// Per cent of one core, by daemon, and [`MACHINE`] for everything.
     pub(crate) cpu_percent: BTreeMap<&'static str, f64>,
 }
 
@@ -151,7 +154,7 @@ impl CpuMeter {
         for (role, pid, earlier) in &self.daemons {
             *percent.entry(*role).or_default() += CpuClock::of_process(*pid)?.percent_since(earlier);
         }
-        percent.insert("machine", CpuClock::of_machine()?.percent_since(&self.machine));
+        percent.insert(MACHINE, CpuClock::of_machine()?.percent_since(&self.machine));
         Ok(percent)
     }
 }

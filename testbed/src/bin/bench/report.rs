@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::iperf::Direction;
 use crate::machine::Machine;
-use crate::measure::{BulkRun, IdleMemory};
+use crate::measure::{BulkRun, IdleMemory, MACHINE};
 use crate::options::{CONCURRENT_FLOWS, IDLE_FLOWS, PathName, Plan};
 use crate::stats::{Percentiles, Spread};
 use crate::worker::FlowRate;
@@ -54,6 +54,8 @@ struct Bulk {
     gbit_per_s: Spread,
     retransmits_per_gb: Spread,
     cpu_percent: BTreeMap<&'static str, Spread>,
+    /// Processor time of all daemons together; moves less than the rates when other programs are busy.
+    core_seconds_per_gb: Option<Spread>,
 }
 
 /// adit beside the best of its peers.
@@ -107,9 +109,11 @@ impl Bulk {
                 cpu.entry(role).or_default().push(percent);
             }
         }
+        let core_seconds: Vec<f64> = runs.iter().filter_map(core_seconds_per_gb).collect();
         Some(Self {
             streams,
             direction,
+            core_seconds_per_gb: Spread::of(&core_seconds),
             gbit_per_s: spread(|run| run.gbit_per_second)?,
             retransmits_per_gb: spread(|run| run.retransmits_per_gb)?,
             cpu_percent: cpu
@@ -118,6 +122,13 @@ impl Bulk {
                 .collect(),
         })
     }
+}
+
+/// Processor time of the daemons per 10^9 bytes; `None` where there are none.
+fn core_seconds_per_gb(run: &BulkRun) -> Option<f64> {
+    let daemons = run.cpu_percent.iter().filter(|(role, _)| **role != MACHINE);
+    let percent = daemons.map(|(_, percent)| percent).copied().reduce(|sum, percent| sum + percent)?;
+    Some(percent / 100.0 / (run.gbit_per_second / 8.0))
 }
 
 /// Which way is better.
@@ -141,6 +152,10 @@ impl Report {
         for &cell in &plan.cells {
             let rate = |path: &PathReport| Some(path.bulk(cell)?.gbit_per_s.median);
             ratios.extend(self.ratio(bulk_label(cell), Better::More, rate));
+        }
+        for &cell in &plan.cells {
+            let cost = |path: &PathReport| Some(path.bulk(cell)?.core_seconds_per_gb.as_ref()?.median);
+            ratios.extend(self.ratio(cost_label(cell), Better::Less, cost));
         }
         let added = |figure: fn(&PathReport) -> Option<&Spread>| {
             let bare = self.path(PathName::Bare).and_then(figure).map(|spread| spread.median);
@@ -207,6 +222,11 @@ impl Report {
             rows.extend(
                 self.row(&format!("{} cpu %", bulk_label(cell)), "", |path| path.bulk(cell).map(cpu)),
             );
+        }
+        for &cell in &plan.cells {
+            rows.extend(self.row(&cost_label(cell), &cost_label(cell), |path| {
+                path.bulk(cell)?.core_seconds_per_gb.as_ref().map(|cost| format!("{:.2}", cost.median))
+            }));
         }
         self.latency_rows(&mut rows);
         rows.extend(self.row("flows/s, one by one", "flows/s, one by one", |path| {
@@ -275,6 +295,10 @@ fn bulk_label((streams, direction): (u32, Direction)) -> String {
     format!("TCP x{streams} {direction}")
 }
 
+fn cost_label(cell: (u32, Direction)) -> String {
+    format!("{} core-s/GB", bulk_label(cell))
+}
+
 fn concurrent_label() -> String {
     format!("flows/s, {CONCURRENT_FLOWS} at a time")
 }
@@ -290,10 +314,10 @@ fn cpu(bulk: &Bulk) -> String {
     let daemons: Vec<_> = bulk
         .cpu_percent
         .iter()
-        .filter(|(role, _)| **role != "machine")
+        .filter(|(role, _)| **role != MACHINE)
         .map(|(role, spread)| format!("{role} {:.0}", spread.median))
         .collect();
-    let machine = bulk.cpu_percent.get("machine").map_or(0.0, |spread| spread.median);
+    let machine = bulk.cpu_percent.get(MACHINE).map_or(0.0, |spread| spread.median);
     format!("{} all {machine:.0}", daemons.join(" ")).trim_start().to_owned()
 }
 
@@ -329,7 +353,7 @@ mod tests {
         BulkRun {
             gbit_per_second: gbit,
             retransmits_per_gb: 7.0,
-            cpu_percent: BTreeMap::from([("edge", 40.0), ("machine", 190.0)]),
+            cpu_percent: BTreeMap::from([("edge", 40.0), (MACHINE, 190.0)]),
         }
     }
 
@@ -362,7 +386,15 @@ mod tests {
             .map(|ratio| (ratio.figure.as_str(), ratio.best_peer, ratio.quotient))
             .collect();
         assert_eq!(found[0], ("TCP x1 up", "gotatun", 3.5));
-        assert_eq!(found[1], ("added latency p50, us", "boringtun -t1", 0.5));
+        assert_eq!(found[2], ("added latency p50, us", "boringtun -t1", 0.5));
+    }
+
+    #[test]
+    fn processor_time_leaves_the_rest_of_the_machine_out() {
+        // 40 % of a core at 8 Gbit/s, which is 1 GB/s.
+        assert_eq!(core_seconds_per_gb(&bulk(8.0)), Some(0.4));
+        let bare = BulkRun { cpu_percent: BTreeMap::from([(MACHINE, 100.0)]), ..bulk(8.0) };
+        assert_eq!(core_seconds_per_gb(&bare), None);
     }
 
     #[test]
