@@ -7,7 +7,6 @@
 //! which ignores it: a misspelled key has cost people more than an old one. The environment is not read here.
 
 mod credentials;
-mod duration;
 mod error;
 mod file;
 mod yaml;
@@ -16,14 +15,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use adit_model::TunnelId;
+use adit_model::{GoDuration, TunnelId};
 use adit_transport::tls;
 use adit_wire::rpc::TunnelSecret;
 use rustls::RootCertStore;
 use serde_json::{Map, Value, json};
 
 use credentials::Credentials;
-pub use duration::{DurationError, parse_duration};
 pub use error::{ConfigError, Origin};
 pub use file::{ConfigFile, fuzz_config_file};
 
@@ -221,7 +219,7 @@ impl<'a> Setting<'a> {
     }
 
     fn grace_period(self) -> Result<Duration, ConfigError> {
-        match parse_duration(self.text) {
+        match self.text.parse().map(GoDuration::get) {
             Ok(duration) if duration <= MAX_GRACE_PERIOD => Ok(duration),
             Ok(_) => Err(self.wrong("at most 3m")),
             Err(_) => Err(self.wrong(DURATION)),

@@ -21,7 +21,7 @@ mod virtual_network;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use adit_model::AccountId;
+use adit_model::{AccountId, GoDuration};
 use adit_store::Actor;
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -36,7 +36,6 @@ use self::body::{Family, Fields};
 use self::envelope::{ApiError, Reply};
 use self::path::Query;
 use crate::Control;
-use crate::duration::GoDuration;
 use crate::limiter::{Allowance, MAX_REQUESTS, REQUEST_WINDOW};
 use crate::permission::{Area, Level};
 

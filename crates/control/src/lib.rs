@@ -10,7 +10,6 @@
 
 pub mod api;
 pub mod device;
-mod duration;
 mod install;
 mod limiter;
 mod live;

@@ -6,6 +6,7 @@
 
 mod address;
 mod change;
+mod duration;
 mod flow;
 mod id;
 mod record;
@@ -13,6 +14,7 @@ mod secret;
 
 pub use address::{Cidr, CidrError, NeverDialled, never_dialled};
 pub use change::{Change, ChangeBatch, Command, Registration, Route, Tunnel, VirtualNetwork};
+pub use duration::{GoDuration, NotADuration};
 pub use flow::{FlowFacts, Protocol, Refusal, UnknownRefusal};
 pub use id::{
     AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, IdError, RegistrationId, RouteId, RuleId,

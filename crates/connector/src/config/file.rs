@@ -8,9 +8,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use adit_model::GoDuration;
 use serde_saphyr::{Location, Spanned};
 
-use super::duration::parse_duration;
 use super::error::{ConfigError, Origin, shortened};
 use super::yaml::Node;
 
@@ -336,8 +336,8 @@ impl At<'_> {
 
     fn duration(&self) -> Result<Option<(String, Duration)>, ConfigError> {
         let Some(text) = self.text(super::DURATION)? else { return Ok(None) };
-        match parse_duration(&text) {
-            Ok(duration) => Ok(Some((text, duration))),
+        match text.parse::<GoDuration>() {
+            Ok(duration) => Ok(Some((text, duration.get()))),
             Err(_) => Err(self.expected(super::DURATION, &self.value.value)),
         }
     }

@@ -1,6 +1,6 @@
 //! Service tokens (contract D, 10.9): `A/access/service_tokens`. The secret is shown when it is made, never after.
 
-use adit_model::{SecretHash, ServiceTokenId};
+use adit_model::{GoDuration, SecretHash, ServiceTokenId};
 use adit_store::{FindError, NewServiceToken, ServiceTokenEdit, ServiceTokenRow};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -9,7 +9,6 @@ use time::OffsetDateTime;
 use super::body::{Family, Fields};
 use super::envelope::{ApiError, Reply};
 use super::{Call, Verb, shape};
-use crate::duration::GoDuration;
 use crate::install::random;
 use crate::permission::{Area, Level};
 

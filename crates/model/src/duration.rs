@@ -1,4 +1,4 @@
-//! Durations as Go writes them, such as `8760h` or `1h30m` (contract D, 10.9; Go's `time.ParseDuration`).
+//! Durations as Go writes them, such as `8760h` or `1h30m` (Go's `time.ParseDuration`): in YAML files, flags and the API.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,15 +11,16 @@ const MAX_TEXT_BYTES: usize = 64;
 
 /// A duration that is not negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct GoDuration(Duration);
+pub struct GoDuration(Duration);
 
 /// A text is no duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected a duration such as \"8760h\" or \"1h30m\"")]
-pub(crate) struct NoDuration;
+#[error("expected a duration such as 30s or 1h30m")]
+pub struct NotADuration;
 
 impl GoDuration {
-    pub(crate) const fn get(self) -> Duration {
+    /// The duration itself.
+    pub const fn get(self) -> Duration {
         self.0
     }
 }
@@ -36,22 +37,23 @@ const UNITS: [(&str, u128); 8] = [
 ];
 
 impl FromStr for GoDuration {
-    type Err = NoDuration;
+    type Err = NotADuration;
 
-    fn from_str(text: &str) -> Result<Self, NoDuration> {
+    fn from_str(text: &str) -> Result<Self, NotADuration> {
         if text == "0" {
             return Ok(Self(Duration::ZERO));
         }
         if text.is_empty() || text.len() > MAX_TEXT_BYTES {
-            return Err(NoDuration);
+            return Err(NotADuration);
         }
         let (mut rest, mut total) = (text, 0u128);
         while !rest.is_empty() {
-            let (nanoseconds, after) = term(rest).ok_or(NoDuration)?;
-            total = total.checked_add(nanoseconds).filter(|sum| *sum <= MAX_NANOSECONDS).ok_or(NoDuration)?;
+            let (nanoseconds, after) = term(rest).ok_or(NotADuration)?;
+            total =
+                total.checked_add(nanoseconds).filter(|sum| *sum <= MAX_NANOSECONDS).ok_or(NotADuration)?;
             rest = after;
         }
-        u64::try_from(total).map(|total| Self(Duration::from_nanos(total))).map_err(|_| NoDuration)
+        u64::try_from(total).map(|total| Self(Duration::from_nanos(total))).map_err(|_| NotADuration)
     }
 }
 
