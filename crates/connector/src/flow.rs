@@ -36,10 +36,7 @@ pub(crate) async fn serve(process: Arc<Process>, send: SendStream, receive: Recv
         answer_and_end(send, receive, &ConnectResponse { error, metadata }).await;
         return;
     };
-    let served = serve_counted(&process, send, receive, &guard);
-    if process.closing.run_until_cancelled(served).await.is_none() {
-        tracing::debug!("flow cut at the end of the grace period");
-    }
+    serve_counted(&process, send, receive, &guard).await;
 }
 
 async fn serve_counted(
@@ -107,14 +104,16 @@ async fn serve_tcp(
     let mut edge = quic::duplex(send, receive, ahead);
     let mut origin = tcp::duplex(stream);
     let mut passed = Passed::default();
+    // A token of the flow's own, so that flows share no lock while they carry.
+    let closing = process.closing.child_token();
     // An edge that does not know about half-closes holds its own end back (contract, 3.4), so that keeping them is right
     // towards every edge.
     let spliced = splice(&mut edge, &mut origin, HalfClose::Kept, &mut passed);
-    let end = process.closing.run_until_cancelled(spliced).await;
+    let end = closing.run_until_cancelled(spliced).await;
     match &end {
         Some(SpliceEnd::Finished) => {
             // Finished here is not arrived there: a connection that is closed now would cut the end off.
-            let delivered = process.closing.run_until_cancelled(edge.writer.delivered()).await;
+            let delivered = closing.run_until_cancelled(edge.writer.delivered()).await;
             tracing::trace!(flow, delivered, "flow delivered");
         }
         Some(SpliceEnd::NearFailed(_) | SpliceEnd::FarFailed(_)) => {}

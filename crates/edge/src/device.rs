@@ -98,7 +98,7 @@ async fn serve_device(
     registration: Arc<Registration>,
     who: (SocketAddr, PresentedKey),
 ) {
-    let Ok(session) = shared.sessions.begin(registration.id) else {
+    let Ok(session) = shared.sessions.begin(registration.id, &shared.stopping) else {
         requests.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         let _ = tokio::time::timeout(FAREWELL, poll_fn(|context| requests.poll_closed(context))).await;
         return;
@@ -125,7 +125,6 @@ async fn serve_requests(
     requests: &mut Requests,
     who: &(SocketAddr, PresentedKey),
 ) -> &'static str {
-    let shared = &device.shared;
     let pings = requests.ping_pong();
     let alive = async {
         match pings {
@@ -144,11 +143,11 @@ async fn serve_requests(
             () = &mut alive => return "no answer to a probe",
             cut = device.session.cut() => {
                 farewell(requests).await;
-                return match cut { Cut::Revoked => "registration revoked", Cut::Superseded => "superseded by a newer process" };
-            }
-            () = shared.stopping.cancelled() => {
-                farewell(requests).await;
-                return "edge stopping";
+                return match cut {
+                    Cut::Revoked => "registration revoked",
+                    Cut::Superseded => "superseded by a newer process",
+                    Cut::EdgeStopping => "edge stopping",
+                };
             }
         }
     }
@@ -270,13 +269,16 @@ impl Device {
             event = tokio::select! {
                 biased;
                 cut = self.session.cut() => {
-                    let last = match cut { Cut::Revoked => Event::Revoked, Cut::Superseded => Event::Superseded };
+                    let last = match cut {
+                        Cut::Revoked => Event::Revoked,
+                        Cut::Superseded => Event::Superseded,
+                        Cut::EdgeStopping => return,
+                    };
                     if writer.write_chunk(last.to_line().into()).await.is_err() {
                         tracing::trace!("the device left before it was told");
                     }
                     return;
                 }
-                () = self.shared.stopping.cancelled() => return,
                 changed = changed.changed() => {
                     let now = self.networks();
                     if changed.is_err() || now == networks {

@@ -98,13 +98,12 @@ async fn permitted<A: Asked>(
     asked: A,
     outcome: &mut Outcome,
 ) -> FlowEnd {
+    let ended = session.flow_token();
     // Step 7, dial.
-    let dialled = tokio::select! {
-        dialled = dial(shared, permit.tunnel, id, facts.destination) => dialled,
-        cut = session.cut() => {
-            asked.refuse(Refusal::Revoked, "");
-            return end_of(cut);
-        }
+    let dialling = dial(shared, permit.tunnel, id, facts.destination);
+    let Some(dialled) = ended.run_until_cancelled(dialling).await else {
+        asked.refuse(Refusal::Revoked, "");
+        return end_of(session.why());
     };
     let Dialled { connection, stream: mut far, guard } = match dialled {
         Ok(dialled) => dialled,
@@ -120,21 +119,15 @@ async fn permitted<A: Asked>(
         far.reset();
         return FlowEnd::ResetByDevice;
     };
-    let end = tokio::select! {
-        end = splice(&mut near, &mut far, connection.half_close, &mut outcome.passed) => match end {
-            SpliceEnd::Finished => FlowEnd::Finished,
-            SpliceEnd::NearFailed(_) => FlowEnd::ResetByDevice,
-            SpliceEnd::FarFailed(_) => FlowEnd::ResetByDestination,
-        },
-        cut = session.cut() => {
+    let spliced = splice(&mut near, &mut far, connection.half_close, &mut outcome.passed);
+    let end = match ended.run_until_cancelled(spliced).await {
+        Some(SpliceEnd::Finished) => FlowEnd::Finished,
+        Some(SpliceEnd::NearFailed(_)) => FlowEnd::ResetByDevice,
+        Some(SpliceEnd::FarFailed(_)) => FlowEnd::ResetByDestination,
+        None => {
             near.reset();
             far.reset();
-            end_of(cut)
-        }
-        () = shared.stopping.cancelled() => {
-            near.reset();
-            far.reset();
-            FlowEnd::EdgeStopping
+            end_of(session.why())
         }
     };
     drop(guard);
@@ -145,5 +138,6 @@ fn end_of(cut: Cut) -> FlowEnd {
     match cut {
         Cut::Revoked => FlowEnd::Revoked,
         Cut::Superseded => FlowEnd::ResetByDevice,
+        Cut::EdgeStopping => FlowEnd::EdgeStopping,
     }
 }

@@ -17,6 +17,8 @@ pub(crate) enum Cut {
     Revoked,
     /// A newer process uses the same key (design, section 4).
     Superseded,
+    /// The edge is stopping.
+    EdgeStopping,
 }
 
 /// One connection of a device.
@@ -32,7 +34,17 @@ impl Session {
     /// Resolves when the edge ends the connection.
     pub(crate) async fn cut(&self) -> Cut {
         self.ended.cancelled().await;
-        self.why.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Cut::Revoked)
+        self.why()
+    }
+
+    /// What [`cut`](Self::cut) is for one flow: its own to wait for, so that flows share no lock while they carry.
+    pub(crate) fn flow_token(&self) -> CancellationToken {
+        self.ended.child_token()
+    }
+
+    /// Why it was ended, once it was.
+    pub(crate) fn why(&self) -> Cut {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Cut::EdgeStopping)
     }
 
     fn end(&self, why: Cut) {
@@ -53,7 +65,11 @@ pub(crate) struct Sessions {
 pub(crate) struct TooManySessions;
 
 impl Sessions {
-    pub(crate) fn begin(&self, registration: RegistrationId) -> Result<Arc<Session>, TooManySessions> {
+    pub(crate) fn begin(
+        &self,
+        registration: RegistrationId,
+        stopping: &CancellationToken,
+    ) -> Result<Arc<Session>, TooManySessions> {
         let mut by_registration = self.by_registration.lock().unwrap_or_else(PoisonError::into_inner);
         let sessions = by_registration.entry(registration).or_default();
         if sessions.len() >= MAX_CONNECTIONS_PER_DEVICE {
@@ -63,7 +79,7 @@ impl Sessions {
             registration,
             instance: Mutex::new(None),
             why: Mutex::new(None),
-            ended: CancellationToken::new(),
+            ended: stopping.child_token(),
         });
         sessions.push(Arc::clone(&session));
         Ok(session)
