@@ -4,6 +4,7 @@
 //! namespace, with one thread where the figures are taken. A worker prints one line of JSON when it is done. It sets
 //! `TCP_NODELAY` everywhere, and trusts nobody's clock but its own.
 
+use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
@@ -22,12 +23,17 @@ const STEP_DEADLINE: Duration = Duration::from_secs(10);
 const ECHO_WARM_UP: usize = 200;
 /// How many connections of a `hold` are opened at a time.
 const HOLD_OPENING: usize = 32;
+/// Ports on which `flows` is served, from the given one on. A client's port rests for a minute after each flow to one
+/// server port, unless both ends have TCP timestamps, and the kernel searches longer for a free one the more of them rest:
+/// with one port, this search is what is measured after some 27,000 flows.
+const FLOW_PORTS: u16 = 32;
 /// The most flows of one run. It bounds the samples kept, and the ports that a client can use up.
 const MAX_FLOWS: usize = 200_000;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Worker {
-    /// Answers every byte with the same byte, on two ports: threads for `echo`, one event loop for `flows` and `hold`.
+    /// Answers every byte with the same byte, on two sets of ports: threads for `echo`, one event loop for `flows` and
+    /// `hold`.
     Serve { echo: SocketAddr, flows: SocketAddr },
     /// Times a one-byte echo over one connection.
     Echo { server: SocketAddr, samples: usize },
@@ -108,13 +114,32 @@ fn echo_until_end(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-async fn serve_by_events(address: SocketAddr) -> Result<()> {
+async fn serve_by_events(first: SocketAddr) -> Result<()> {
+    let mut accepting = tokio::task::JoinSet::new();
+    for index in 0..FLOW_PORTS {
+        accepting.spawn(accept(listen(flow_port(first, index))?));
+    }
+    say(&serde_json::json!({ "serving": true }))?;
+    match accepting.join_next().await {
+        Some(ended) => ended?,
+        None => Ok(()),
+    }
+}
+
+/// The `index`th of the flow ports, round and round.
+fn flow_port(first: SocketAddr, index: u16) -> SocketAddr {
+    SocketAddr::new(first.ip(), first.port() + index % FLOW_PORTS)
+}
+
+fn listen(address: SocketAddr) -> Result<tokio::net::TcpListener> {
     let socket =
         if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address).with_context(|| format!("cannot listen on {address}"))?;
-    let listener = socket.listen(4096)?;
-    say(&serde_json::json!({ "serving": true }))?;
+    Ok(socket.listen(4096)?)
+}
+
+async fn accept(listener: tokio::net::TcpListener) -> Result<()> {
     loop {
         let (mut stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
@@ -171,15 +196,18 @@ async fn open_flow(server: SocketAddr) -> Result<tokio::net::TcpStream> {
 async fn count_flows(server: SocketAddr, length: Duration, concurrent: usize) -> Result<FlowRate> {
     drop(open_flow(server).await.with_context(|| format!("no flow to {server}"))?);
     let began = Instant::now();
-    let times = Rc::new(std::cell::RefCell::new(Vec::new()));
+    let times = Rc::new(RefCell::new(Vec::new()));
+    let next = Rc::new(Cell::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..concurrent {
-        let times = Rc::clone(&times);
+        let (times, next) = (Rc::clone(&times), Rc::clone(&next));
         tasks.spawn_local(async move {
             let mut failed = 0_usize;
             while began.elapsed() < length && times.borrow().len() < MAX_FLOWS && failed < 100 {
                 let opened = Instant::now();
-                match open_flow(server).await {
+                let index = next.get();
+                next.set((index + 1) % FLOW_PORTS);
+                match open_flow(flow_port(server, index)).await {
                     Ok(stream) => {
                         times
                             .borrow_mut()
