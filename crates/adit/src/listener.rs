@@ -15,7 +15,13 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// Connections at once: a scraper or two, and a person.
+const MAX_CONNECTIONS: usize = 64;
+/// After a failed accept, before the next.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 struct Shown {
     registry: Registry,
@@ -38,15 +44,28 @@ pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: Cancella
         .route("/ready", get(ready))
         .route("/healthz", get(async || "OK\n"))
         .with_state(Arc::new(Shown { registry, edge }));
+    let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
         };
-        let Ok((stream, _)) = accepted else { continue };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Mostly out of file descriptors: flows will give some back.
+                tracing::warn!(error = %error, "cannot accept a metrics connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= MAX_CONNECTIONS {
+            continue;
+        }
         let service = TowerToHyperService::new(router.clone());
         let stop = stop.clone();
-        tokio::spawn(async move {
+        connections.spawn(async move {
             let builder = auto::Builder::new(TokioExecutor::new());
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             tokio::select! {
@@ -57,6 +76,7 @@ pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: Cancella
             }
         });
     }
+    while connections.join_next().await.is_some() {}
 }
 
 async fn metrics(State(shown): State<Arc<Shown>>) -> Response {

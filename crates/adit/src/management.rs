@@ -32,9 +32,7 @@ pub(crate) async fn list_tunnels(
             .to_owned());
     }
     let rows: Vec<_> = tunnels.iter().map(tunnel_row).collect();
-    let intro =
-        "You can obtain more detailed information for each tunnel with `adit tunnel info <name/uuid>`\n";
-    Ok(format!("{intro}{}", table::lines(&["ID", "NAME", "CREATED", "CONNECTIONS"], &rows)))
+    Ok(table::lines(&["ID", "NAME", "CREATED", "CONNECTIONS"], &rows))
 }
 
 fn tunnel_row(tunnel: &Value) -> Vec<String> {
