@@ -110,8 +110,14 @@ const HARMLESS: [&str; 2] = [
     "exceeds the supported minor version skew",
     // The API server opens each channel with an empty message, and kubectl may read one before it has made the stream for
     // it. A message with content that was lost so would be missed in what it prints.
-    "discarding message",
+    DISCARDED,
 ];
+
+/// Kubectl's word for a message of a channel that it had made no stream for yet.
+const DISCARDED: &str = "discarding message";
+
+/// How often a command whose message was discarded is run again.
+const DISCARD_RETRIES: usize = 5;
 
 impl<'a> Session<'a> {
     /// On `host`, or in this process's own namespace; the kubeconfig is written to `path`.
@@ -140,7 +146,21 @@ impl<'a> Session<'a> {
     }
 
     /// Runs kubectl to its end with `stdin` as its input.
+    ///
+    /// Kubectl reads a WebSocket before it has made the streams of its channels, and discards what arrives in between,
+    /// whatever the server or the network. It says so, and is then asked again.
     pub async fn output(&self, args: &[&str], stdin: &str) -> Result<Output> {
+        let mut output = self.output_once(args, stdin).await?;
+        for _ in 0..DISCARD_RETRIES {
+            if !String::from_utf8_lossy(&output.stderr).contains(DISCARDED) {
+                break;
+            }
+            output = self.output_once(args, stdin).await?;
+        }
+        Ok(output)
+    }
+
+    async fn output_once(&self, args: &[&str], stdin: &str) -> Result<Output> {
         let mut command =
             tokio::process::Command::from(self.kubectl.command(self.host, &self.kubeconfig, args));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);

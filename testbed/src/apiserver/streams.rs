@@ -1,6 +1,7 @@
 //! Log, `exec` and `port-forward`: the long streams, over HTTP and WebSocket.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::{Bytes, BytesMut};
@@ -35,6 +36,9 @@ const MAX_MESSAGE_BYTES: usize = 1 << 20;
 /// Bytes in flight per stream and direction.
 const PIPE_BYTES: usize = 64 << 10;
 
+/// What a container runtime takes to start a command, at the least.
+const COMMAND_START: Duration = Duration::from_millis(30);
+
 /// First byte of a message of `exec`.
 mod channel {
     pub(super) const STDIN: u8 = 0;
@@ -67,6 +71,9 @@ pub(super) fn exec_websocket(request: Request<Incoming>) -> Result<Response<Body
         let (stdout_read, stdout) = pipe(stdout);
         let (stderr_read, stderr) = pipe(stderr);
         let run = async {
+            // No container starts a command at once; kubectl discards what comes before it has made its streams, and sends
+            // nothing that would say that it has.
+            tokio::time::sleep(COMMAND_START).await;
             let streams = ExecStreams { stdin, stdout, stderr };
             let (status, (), ()) = tokio::join!(
                 workload::exec(&command, streams),
