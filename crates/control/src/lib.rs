@@ -122,6 +122,10 @@ impl Control {
                 let moved = self.live().close(closed.tunnel, closed.connection);
                 self.tunnel_moved(closed.tunnel, moved, closed.at.into()).await
             }
+            Record::LocalConfiguration(told) => {
+                self.live().configured(told);
+                Ok(())
+            }
             Record::RegistrationSeen(seen) => {
                 let store = &self.0.store;
                 store

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::address::Cidr;
+use crate::hostname::PublicHostname;
 use crate::id::{
     AccountId, ConnectorId, DeviceId, RegistrationId, RouteId, ServiceTokenId, TunnelId, VirtualNetworkId,
 };
@@ -21,6 +22,28 @@ pub struct Tunnel {
     pub secret: SecretHash,
     /// Whether its configuration is pushed by the control plane.
     pub remotely_managed: bool,
+}
+
+/// The configuration of a tunnel that the control plane manages, as it is pushed to connectors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelConfiguration {
+    /// The tunnel.
+    pub tunnel: TunnelId,
+    /// Which of the tunnel's configurations; a later one has a larger number.
+    pub version: i32,
+    /// The JSON text of the push (tunnel protocol, 4.2).
+    pub config: String,
+}
+
+/// A public host name that leads to a tunnel's ingress rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hostname {
+    /// The name. No two accounts have the same.
+    pub hostname: PublicHostname,
+    /// Its account.
+    pub account: AccountId,
+    /// The tunnel, of the same account.
+    pub tunnel: TunnelId,
 }
 
 /// A network behind a tunnel.
@@ -80,6 +103,15 @@ pub enum Change {
     TunnelRemoved {
         /// Which.
         id: TunnelId,
+    },
+    /// A tunnel has a new configuration. It goes with its tunnel.
+    TunnelConfigurationPut(TunnelConfiguration),
+    /// A public host name is new or leads elsewhere.
+    HostnamePut(Hostname),
+    /// A public host name is gone.
+    HostnameRemoved {
+        /// Which.
+        hostname: PublicHostname,
     },
     /// A route is new or has other content.
     RoutePut(Route),

@@ -14,6 +14,45 @@ use crate::id::{AccountId, DeviceId, RegistrationId, VirtualNetworkId};
 pub enum Protocol {
     /// TCP, RFC 9293.
     Tcp,
+    /// UDP, RFC 768.
+    Udp,
+    /// Echo of ICMP, RFC 792, or of ICMPv6, RFC 4443. Its destination's port is the echo identifier, or 0 where that does
+    /// not matter.
+    Icmp,
+}
+
+const PROTOCOLS: [(Protocol, &str); 3] =
+    [(Protocol::Tcp, "tcp"), (Protocol::Udp, "udp"), (Protocol::Icmp, "icmp")];
+
+impl Protocol {
+    /// The protocol's name on the wire and in records.
+    pub fn as_str(self) -> &'static str {
+        PROTOCOLS.iter().find(|(protocol, _)| *protocol == self).map_or("tcp", |(_, name)| name)
+    }
+
+    /// Every protocol, for tables of metrics.
+    pub fn all() -> impl Iterator<Item = Self> {
+        PROTOCOLS.iter().map(|(protocol, _)| *protocol)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text that names no [`Protocol`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("unknown protocol")]
+pub struct UnknownProtocol;
+
+impl FromStr for Protocol {
+    type Err = UnknownProtocol;
+
+    fn from_str(text: &str) -> Result<Self, UnknownProtocol> {
+        PROTOCOLS.iter().find(|(_, name)| *name == text).map(|(protocol, _)| *protocol).ok_or(UnknownProtocol)
+    }
 }
 
 /// All that is known of a flow when it is decided.
@@ -108,6 +147,15 @@ impl FromStr for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_protocol_is_read_as_it_is_written() {
+        for protocol in Protocol::all() {
+            assert_eq!(protocol.as_str().parse(), Ok(protocol));
+        }
+        assert_eq!(Protocol::all().count(), 3);
+        assert_eq!("sctp".parse::<Protocol>(), Err(UnknownProtocol));
+    }
 
     #[test]
     fn every_refusal_is_read_as_it_is_written() {

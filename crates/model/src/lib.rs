@@ -8,17 +8,23 @@ mod address;
 mod change;
 mod duration;
 mod flow;
+mod hostname;
 mod id;
 mod record;
 mod secret;
 
 pub use address::{Cidr, CidrError, NeverDialled, never_dialled};
-pub use change::{Change, ChangeBatch, Command, Registration, Route, Tunnel, VirtualNetwork};
+pub use change::{
+    Change, ChangeBatch, Command, Hostname, Registration, Route, Tunnel, TunnelConfiguration, VirtualNetwork,
+};
 pub use duration::{GoDuration, NotADuration};
-pub use flow::{FlowFacts, Protocol, Refusal, UnknownRefusal};
+pub use flow::{FlowFacts, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
+pub use hostname::{HostnameError, PublicHostname};
 pub use id::{
     AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, IdError, RegistrationId, RouteId, RuleId,
     ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
 };
-pub use record::{ConnectionClosed, ConnectionOpened, FlowEnd, FlowRecord, Record, RegistrationSeen};
+pub use record::{
+    ConnectionClosed, ConnectionOpened, FlowEnd, FlowRecord, LocalConfiguration, Record, RegistrationSeen,
+};
 pub use secret::{DeviceKey, PresentedKey, SecretHash};

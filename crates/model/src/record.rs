@@ -15,6 +15,8 @@ pub enum Record {
     ConnectionOpened(ConnectionOpened),
     /// A connection ended or said that it is leaving.
     ConnectionClosed(ConnectionClosed),
+    /// A connector told its own configuration.
+    LocalConfiguration(LocalConfiguration),
     /// A device connected.
     RegistrationSeen(RegistrationSeen),
     /// A flow ended.
@@ -55,6 +57,17 @@ pub struct ConnectionClosed {
     pub connection: ConnectionId,
     /// When.
     pub at: SystemTime,
+}
+
+/// A connector told its own configuration (tunnel protocol, 2.4). For display only: nothing is decided by it.
+#[derive(Debug, Clone)]
+pub struct LocalConfiguration {
+    /// Its tunnel.
+    pub tunnel: TunnelId,
+    /// The connector process.
+    pub connector: ConnectorId,
+    /// The text as it came, JSON by the contract.
+    pub config: String,
 }
 
 /// A device connected.

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_model::{
-    AccountId, Cidr, DeviceKey, Registration, RegistrationId, Route, SecretHash, Tunnel, TunnelId,
-    VirtualNetworkId,
+    AccountId, Cidr, DeviceKey, Hostname, PublicHostname, Registration, RegistrationId, Route, SecretHash,
+    Tunnel, TunnelConfiguration, TunnelId, VirtualNetworkId,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub(crate) keys: HashMap<DeviceKey, RegistrationId>,
     pub(crate) routes: HashMap<VirtualNetworkId, Arc<Routes>>,
     pub(crate) default_networks: HashMap<AccountId, VirtualNetworkId>,
+    pub(crate) configurations: HashMap<TunnelId, Arc<TunnelConfiguration>>,
+    pub(crate) hostnames: HashMap<PublicHostname, Arc<Hostname>>,
 }
 
 /// The routes of one virtual network, by prefix.
@@ -103,6 +105,20 @@ impl Snapshot {
     /// The tunnel.
     pub fn tunnel(&self, id: TunnelId) -> Option<&Arc<Tunnel>> {
         self.tunnels.get(&id)
+    }
+
+    /// The configuration that the tunnel's connectors are to have, if the control plane manages it.
+    pub fn tunnel_configuration(&self, id: TunnelId) -> Option<(i32, &str)> {
+        self.configurations
+            .get(&id)
+            .map(|configuration| (configuration.version, configuration.config.as_str()))
+    }
+
+    /// Where a public host name leads, in any case and with or without a trailing dot. A name whose tunnel is gone, or is
+    /// another account's, leads nowhere.
+    pub fn hostname(&self, name: &str) -> Option<&Arc<Hostname>> {
+        let name: PublicHostname = name.parse().ok()?;
+        self.hostnames.get(&name).filter(|hostname| self.serves(hostname.tunnel, hostname.account))
     }
 
     pub(crate) fn serves(&self, tunnel: TunnelId, account: AccountId) -> bool {

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use adit_model::{
-    Change, ChangeBatch, Registration, RegistrationId, Route, RouteId, VirtualNetwork, VirtualNetworkId,
+    Change, ChangeBatch, Registration, RegistrationId, Route, RouteId, TunnelId, VirtualNetwork,
+    VirtualNetworkId,
 };
 
 use crate::snapshot::Snapshot;
@@ -30,6 +31,8 @@ impl Default for State {
                 keys: HashMap::new(),
                 routes: HashMap::new(),
                 default_networks: HashMap::new(),
+                configurations: HashMap::new(),
+                hostnames: HashMap::new(),
             },
             routes: HashMap::new(),
             virtual_networks: HashMap::new(),
@@ -57,7 +60,14 @@ impl State {
     fn apply_one(&mut self, change: Change) {
         match change {
             Change::TunnelPut(tunnel) => drop(self.compiled.tunnels.insert(tunnel.id, Arc::new(tunnel))),
-            Change::TunnelRemoved { id } => drop(self.compiled.tunnels.remove(&id)),
+            Change::TunnelRemoved { id } => self.remove_tunnel(id),
+            Change::TunnelConfigurationPut(configuration) => {
+                self.compiled.configurations.insert(configuration.tunnel, Arc::new(configuration));
+            }
+            Change::HostnamePut(hostname) => {
+                self.compiled.hostnames.insert(hostname.hostname.clone(), Arc::new(hostname));
+            }
+            Change::HostnameRemoved { hostname } => drop(self.compiled.hostnames.remove(&hostname)),
             Change::RoutePut(route) => self.put_route(route),
             Change::RouteRemoved { id } => self.remove_route(id),
             Change::VirtualNetworkPut(network) => self.put_virtual_network(network),
@@ -65,6 +75,11 @@ impl State {
             Change::RegistrationPut(registration) => self.put_registration(registration),
             Change::RegistrationRemoved { id } => self.remove_registration(id),
         }
+    }
+
+    fn remove_tunnel(&mut self, id: TunnelId) {
+        self.compiled.tunnels.remove(&id);
+        self.compiled.configurations.remove(&id);
     }
 
     fn put_route(&mut self, route: Route) {

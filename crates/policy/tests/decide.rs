@@ -5,8 +5,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use adit_model::{
-    AccountId, Change, ChangeBatch, Cidr, DeviceId, DeviceKey, FlowFacts, Protocol, Refusal, Registration,
-    RegistrationId, Route, RouteId, SecretHash, Tunnel, TunnelId, VirtualNetwork, VirtualNetworkId,
+    AccountId, Change, ChangeBatch, Cidr, DeviceId, DeviceKey, FlowFacts, Hostname, Protocol, Refusal,
+    Registration, RegistrationId, Route, RouteId, SecretHash, Tunnel, TunnelConfiguration, TunnelId,
+    VirtualNetwork, VirtualNetworkId,
 };
 use adit_policy::{Decision, State, TunnelRefusal};
 use proptest::prelude::*;
@@ -144,6 +145,49 @@ fn a_connector_is_let_in_with_account_tunnel_and_secret_that_belong_together() {
     assert_eq!(admit(&account, 1, b"guess"), Err(TunnelRefusal::WrongSecret));
     assert_eq!(admit(&account, 9, b"secret"), Err(TunnelRefusal::NotFound));
     assert_eq!(admit(&OTHER_ACCOUNT.to_string(), 1, b"secret"), Err(TunnelRefusal::NotFound));
+}
+
+fn hostname(name: &str, account: AccountId, tunnel: u128) -> Change {
+    let tunnel = TunnelId::from_uuid(Uuid::from_u128(tunnel));
+    Change::HostnamePut(Hostname { hostname: name.parse().unwrap(), account, tunnel })
+}
+
+#[test]
+fn a_host_name_is_found_in_every_spelling_while_its_tunnel_is_there() {
+    let mut state = state(vec![
+        hostname("App.example.com", ACCOUNT, 1),
+        hostname("other.example.com", OTHER_ACCOUNT, 1),
+        hostname("gone.example.com", ACCOUNT, 9),
+    ]);
+    let leads = |state: &State, name: &str| {
+        state.snapshot().hostname(name).map(|hostname| hostname.tunnel.uuid().as_u128())
+    };
+    assert_eq!(leads(&state, "app.example.com"), Some(1));
+    assert_eq!(leads(&state, "APP.Example.com."), Some(1));
+    assert_eq!(leads(&state, "x.app.example.com"), None);
+    assert_eq!(leads(&state, "other.example.com"), None, "the tunnel is another account's");
+    assert_eq!(leads(&state, "gone.example.com"), None, "there is no such tunnel");
+    state.apply(ChangeBatch { number: 3, changes: vec![hostname("app.example.com", ACCOUNT, 2)] });
+    assert_eq!(leads(&state, "app.example.com"), Some(2));
+    let removed = Change::HostnameRemoved { hostname: "app.example.com".parse().unwrap() };
+    state.apply(ChangeBatch { number: 4, changes: vec![removed] });
+    assert_eq!(leads(&state, "app.example.com"), None);
+}
+
+#[test]
+fn a_configuration_is_replaced_and_goes_with_its_tunnel() {
+    let id = TunnelId::from_uuid(Uuid::from_u128(1));
+    let put = |version: i32| {
+        let config = format!(r#"{{"version":{version}}}"#);
+        Change::TunnelConfigurationPut(TunnelConfiguration { tunnel: id, version, config })
+    };
+    let mut state = state(vec![put(0)]);
+    state.apply(ChangeBatch { number: 3, changes: vec![put(1)] });
+    let snapshot = state.snapshot();
+    let (version, config) = snapshot.tunnel_configuration(id).unwrap();
+    assert_eq!((version, config), (1, r#"{"version":1}"#));
+    state.apply(ChangeBatch { number: 4, changes: vec![Change::TunnelRemoved { id }] });
+    assert_eq!(state.snapshot().tunnel_configuration(id), None);
 }
 
 #[test]

@@ -428,7 +428,15 @@ impl Replayed {
                 Change::RoutePut(put) => self.0.insert(put.id.to_string(), change.clone()),
                 Change::VirtualNetworkPut(put) => self.0.insert(put.id.to_string(), change.clone()),
                 Change::RegistrationPut(put) => self.0.insert(put.id.to_string(), change.clone()),
-                Change::TunnelRemoved { id } => self.0.remove(&id.to_string()),
+                Change::TunnelConfigurationPut(put) => {
+                    self.0.insert(format!("configuration of {}", put.tunnel), change.clone())
+                }
+                Change::HostnamePut(put) => self.0.insert(put.hostname.to_string(), change.clone()),
+                Change::HostnameRemoved { hostname } => self.0.remove(hostname.as_str()),
+                Change::TunnelRemoved { id } => {
+                    self.0.remove(&format!("configuration of {id}"));
+                    self.0.remove(&id.to_string())
+                }
                 Change::RouteRemoved { id } => self.0.remove(&id.to_string()),
                 Change::VirtualNetworkRemoved { id } => self.0.remove(&id.to_string()),
                 Change::RegistrationRemoved { id } => self.0.remove(&id.to_string()),

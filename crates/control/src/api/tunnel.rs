@@ -192,7 +192,13 @@ async fn connector_fetch(call: &Call<'_>, id: &str, connector: &str) -> Result<R
     let connector: ConnectorId = connector.parse().map_err(|_| missing())?;
     let mut open = call.control.live().of(id);
     open.retain(|open| open.connector == connector);
-    connectors(&open).pop().map(Reply::One).ok_or_else(missing)
+    let mut object = connectors(&open).pop().ok_or_else(missing)?;
+    // What the connector itself said of its configuration; nobody has checked it.
+    object["x_local_configuration"] = match call.control.live().configuration(id, connector) {
+        Some(told) => serde_json::from_str(told).unwrap_or_else(|_| told.into()),
+        None => Value::Null,
+    };
+    Ok(Reply::One(object))
 }
 
 async fn connections_close(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
