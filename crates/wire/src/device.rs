@@ -33,6 +33,11 @@ pub const REFUSAL_HEADER: &str = "adit-refusal";
 pub const REFUSAL_METADATA: &str = "adit-refusal";
 /// Feature by which a connector announces that a flow's directions end one by one (tunnel protocol, 3.4, is without).
 pub const HALF_CLOSE_FEATURE: &str = "adit_half_close";
+/// Feature by which a connector announces that it takes UDP and ICMP flows as streams of datagrams.
+pub const DATAGRAMS_FEATURE: &str = "adit_datagrams";
+/// Header of a request, and key of a `ConnectRequest`'s metadata: the flow's protocol, an [`adit_model::Protocol`] in lower
+/// case. Without it a flow is TCP.
+pub const PROTOCOL_HEADER: &str = "adit-protocol";
 /// Header with a service token's id.
 pub const CLIENT_ID_HEADER: &str = "cf-access-client-id";
 /// Header with a service token's secret.

@@ -6,6 +6,8 @@
 //! is decided elsewhere.
 
 pub mod capnp;
+pub mod datagram;
 pub mod device;
+pub mod http2;
 pub mod rpc;
 pub mod tunnel;
