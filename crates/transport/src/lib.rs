@@ -4,10 +4,15 @@
 //! stream, implemented here for QUIC ([`quic`]), HTTP/2 ([`http2`]) and TCP ([`tcp`]), and by the agent for its
 //! user-space TCP. [`splice`](splice::splice) joins two of them and keeps half-closes and resets.
 //!
+//! A flow of datagrams is such a stream too, of [`capsule`]s; [`datagram`] has its packets, which where they can go beside
+//! the stream, and joins two of those.
+//!
 //! What always holds: a reader gives at most [`CHUNK_BYTES`] at once, a writer is waited for before more is read, and
 //! nothing here is unbounded.
 
 pub mod buffer;
+pub mod capsule;
+pub mod datagram;
 pub mod http2;
 pub mod quic;
 pub mod splice;
