@@ -1,6 +1,7 @@
-//! Registration over Cap'n Proto RPC, as two state machines without I/O (contract, 2.2 and 2.3).
+//! Registration and calls over Cap'n Proto RPC, as state machines without I/O (contract, 2.2, 2.3 and 4.1).
 //!
-//! [`RegistrationServer`] is the edge's end of a control stream, [`RegistrationClient`] the connector's. Bytes go in by
+//! [`RegistrationServer`] is the edge's end of a control stream, [`RegistrationClient`] the connector's. Calls on streams
+//! of their own have [`ServiceClient`] at the end that calls and [`ServiceServer`] at the other. Bytes go in by
 //! `handle_input`, bytes to send come out of `poll_transmit`, and what happened out of `poll_event`; whoever drives a
 //! machine drains both after every input. What always holds: a peer can make a machine neither panic nor hold more than
 //! named limits, and after a violation the machine says `Abort`, once, and takes nothing more.
@@ -9,17 +10,24 @@
 //! the capability that it resolved to, `Return`, `Finish`, `Release`, `Abort`. Nobody passes capabilities as arguments;
 //! `Resolve`, `Disembargo` and what else there is are answered with `Unimplemented`.
 
+mod caller;
 mod client;
+mod host;
 mod message;
 mod registration;
 mod server;
+mod service;
 
 pub use client::{ClientCall, ClientEvent, RegistrationClient};
+pub use host::CallToken;
 pub use registration::{
     ClientInfo, ConnectionDetails, ConnectionError, ConnectionOptions, RegisterRequest, TunnelAuth,
     TunnelSecret,
 };
-pub use server::{CallToken, RegistrationServer, ServerEvent};
+pub use server::{RegistrationServer, ServerEvent};
+pub use service::{
+    RegisterUdpSession, ServiceAnswer, ServiceClient, ServiceEvent, ServiceServer, UnregisterUdpSession,
+};
 
 use crate::capnp::{Limits, ReadError};
 
@@ -69,10 +77,14 @@ const fn limits(message_bytes: usize) -> Limits {
     }
 }
 
-pub use self::fuzz::{fuzz_registration_client, fuzz_registration_server};
+pub use self::fuzz::{
+    fuzz_registration_client, fuzz_registration_server, fuzz_service_client, fuzz_service_server,
+};
 
 mod fuzz {
-    use super::{RegistrationClient, RegistrationServer, ServerEvent};
+    use super::{
+        RegistrationClient, RegistrationServer, ServerEvent, ServiceClient, ServiceEvent, ServiceServer,
+    };
 
     /// Fuzz body: any input leaves the server's end answering, or closed with an `Abort`.
     #[doc(hidden)]
@@ -100,6 +112,44 @@ mod fuzz {
         for part in input.chunks(input.len().div_ceil(3).max(1)) {
             let result = client.handle_input(part);
             while client.poll_event().is_some() {}
+            let sent = std::iter::from_fn(|| client.poll_transmit()).count();
+            assert!(result.is_ok() || sent > 0, "a violation is answered");
+        }
+    }
+
+    /// Fuzz body: any input leaves the end that is called answering, or closed with an `Abort`.
+    #[doc(hidden)]
+    pub fn fuzz_service_server(input: &[u8]) {
+        for mut server in [ServiceServer::edge(), ServiceServer::connector()] {
+            for part in input.chunks(input.len().div_ceil(3).max(1)) {
+                let result = server.handle_input(part);
+                while let Some(event) = server.poll_event() {
+                    match event {
+                        ServiceEvent::RegisterUdpSession { token, request } => {
+                            server.answer_register_udp_session(token, Err(&request.trace_context));
+                        }
+                        ServiceEvent::UnregisterUdpSession { token, .. } => {
+                            server.answer_unregister_udp_session(token);
+                        }
+                        ServiceEvent::UpdateConfiguration { token, version, .. } => {
+                            server.answer_update_configuration(token, version, Some("no"));
+                        }
+                        ServiceEvent::Aborted { .. } => {}
+                    }
+                }
+                let sent = std::iter::from_fn(|| server.poll_transmit()).count();
+                assert!(result.is_ok() || sent > 0, "a violation is answered");
+            }
+        }
+    }
+
+    /// Fuzz body: any input leaves the end that calls waiting, or closed with an `Abort`.
+    #[doc(hidden)]
+    pub fn fuzz_service_client(input: &[u8]) {
+        let Ok(mut client) = ServiceClient::update_configuration(1, b"{}") else { return };
+        for part in input.chunks(input.len().div_ceil(3).max(1)) {
+            let result = client.handle_input(part);
+            while client.poll_answer().is_some() {}
             let sent = std::iter::from_fn(|| client.poll_transmit()).count();
             assert!(result.is_ok() || sent > 0, "a violation is answered");
         }

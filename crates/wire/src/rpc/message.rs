@@ -6,11 +6,25 @@ use crate::capnp::{Builder, EncodeError, Frame, Message, ReadError, StructAt, St
 
 use super::{MAX_RPC_MESSAGE_BYTES, limits};
 
-/// Interface and methods of the control stream (contract, 2.3).
-pub(super) const REGISTRATION_SERVER: u64 = 0xf716_95ec_7fe8_5497;
-pub(super) const REGISTER_CONNECTION: u16 = 0;
-pub(super) const UNREGISTER_CONNECTION: u16 = 1;
-pub(super) const UPDATE_LOCAL_CONFIGURATION: u16 = 2;
+/// A method and the interface that declares it (contract, 2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Method {
+    pub(super) interface: u64,
+    pub(super) ordinal: u16,
+}
+
+/// Methods of the control stream.
+pub(super) const REGISTER_CONNECTION: Method = Method { interface: REGISTRATION_SERVER, ordinal: 0 };
+pub(super) const UNREGISTER_CONNECTION: Method = Method { interface: REGISTRATION_SERVER, ordinal: 1 };
+pub(super) const UPDATE_LOCAL_CONFIGURATION: Method = Method { interface: REGISTRATION_SERVER, ordinal: 2 };
+/// Methods of the other streams.
+pub(super) const REGISTER_UDP_SESSION: Method = Method { interface: SESSION_MANAGER, ordinal: 0 };
+pub(super) const UNREGISTER_UDP_SESSION: Method = Method { interface: SESSION_MANAGER, ordinal: 1 };
+pub(super) const UPDATE_CONFIGURATION: Method = Method { interface: CONFIGURATION_MANAGER, ordinal: 0 };
+
+const REGISTRATION_SERVER: u64 = 0xf716_95ec_7fe8_5497;
+const SESSION_MANAGER: u64 = 0x8394_45a5_9fb0_1686;
+const CONFIGURATION_MANAGER: u64 = 0xb48e_dfbd_aa25_db04;
 
 /// Reason of the `Abort` with which unmodified connectors end a control stream (contract, 2.2).
 pub(super) const SHUTDOWN: &str = "rpc: shutdown";
@@ -47,8 +61,7 @@ pub(super) enum Incoming<'a, 'm> {
 pub(super) struct Call<'a, 'm> {
     pub(super) question: u32,
     pub(super) target: Target,
-    pub(super) interface: u64,
-    pub(super) method: u16,
+    pub(super) method: Method,
     pub(super) results_to_caller: bool,
     pub(super) params: StructReader<'a, 'm>,
 }
@@ -144,8 +157,7 @@ impl<'a, 'm> Call<'a, 'm> {
         Ok(Self {
             question: call.u32(0),
             target,
-            interface: call.u64(8),
-            method: call.u16(4),
+            method: Method { interface: call.u64(8), ordinal: call.u16(4) },
             results_to_caller: call.u16(6) == CALLER,
             params: Payload(call.structure(1)?).content()?,
         })
@@ -187,15 +199,15 @@ pub(super) fn finish(question: u32, release_result_caps: bool) -> Bytes {
 pub(super) fn call(
     question: u32,
     target: Target,
-    method: u16,
+    method: Method,
     size: (u16, u16),
     fill: impl FnOnce(&mut Builder<'_>, StructAt),
 ) -> Result<Bytes, EncodeError> {
     message(CALL, |builder, root| {
         let body = builder.structure(root, 0, 3, 3);
         builder.set(body, 0, question.to_le_bytes());
-        builder.set(body, 4, method.to_le_bytes());
-        builder.set(body, 8, REGISTRATION_SERVER.to_le_bytes());
+        builder.set(body, 4, method.ordinal.to_le_bytes());
+        builder.set(body, 8, method.interface.to_le_bytes());
         let place = builder.structure(body, 0, 1, 1);
         match target {
             Target::Export(id) => builder.set(place, 0, id.to_le_bytes()),

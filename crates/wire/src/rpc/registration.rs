@@ -234,7 +234,7 @@ const ERROR: u16 = 0;
 const DETAILS: u16 = 1;
 
 /// An address of 4 or 16 bytes; an IPv4 address in 16 is one.
-fn ip(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn ip(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(|octets| Ipv4Addr::from(octets).into()),
         16 => {

@@ -14,17 +14,20 @@ use crate::tunnelrpc_capnp::registration_server;
 use crate::{assert_same, details, refusal, request};
 
 /// Small, so that messages arrive in pieces.
-const PIPE_BYTES: usize = 64;
+pub(crate) const PIPE_BYTES: usize = 64;
 /// Longest that a test may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-fn run(future: impl Future<Output = ()>) {
+pub(crate) fn run(future: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let test = async { tokio::time::timeout(DEADLINE, future).await };
     tokio::task::LocalSet::new().block_on(&runtime, test).expect("the ends waited for each other");
 }
 
-fn network(stream: DuplexStream, side: Side) -> twoparty::VatNetwork<impl futures_util::AsyncRead + Unpin> {
+pub(crate) fn network(
+    stream: DuplexStream,
+    side: Side,
+) -> twoparty::VatNetwork<impl futures_util::AsyncRead + Unpin> {
     let (read, write) = tokio::io::split(stream);
     twoparty::VatNetwork::new(
         read.compat(),

@@ -1,9 +1,10 @@
-//! The two ends of a control stream against each other, and each against `capnp-rpc` as the other end.
+//! The two ends of a control stream, and of a call, against each other, and each against `capnp-rpc` as the other end.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod interop;
 mod pair;
+mod service;
 #[allow(
     clippy::all,
     clippy::allow_attributes_without_reason,

@@ -46,3 +46,24 @@ interface RegistrationServer @0xf71695ec7fe85497 {
   unregisterConnection @1 () -> ();
   updateLocalConfiguration @2 (config :Data) -> ();
 }
+
+struct RegisterUdpSessionResponse @0xab6d5210c1f26687 {
+  err @0 :Text;
+  spans @1 :Data;
+}
+
+interface SessionManager @0x839445a59fb01686 {
+  registerUdpSession @0 (sessionId :Data, dstIp :Data, dstPort :UInt16, closeAfterIdleHint :Int64, traceContext :Text = "") -> (result :RegisterUdpSessionResponse);
+  unregisterUdpSession @1 (sessionId :Data, message :Text) -> ();
+}
+
+struct UpdateConfigurationResponse @0xdb58ff694ba05cf9 {
+  latestAppliedVersion @0 :Int32;
+  err @1 :Text;
+}
+
+interface ConfigurationManager @0xb48edfbdaa25db04 {
+  updateConfiguration @0 (version :Int32, config :Data) -> (result :UpdateConfigurationResponse);
+}
+
+interface CloudflaredServer @0xf548cef9dea2a4a1 extends(SessionManager, ConfigurationManager) {}
