@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::access::AccessCommand;
+
 /// What was typed.
 #[derive(Debug, Parser)]
 #[command(name = "adit", version, about = "A self-hosted zero-trust network", max_term_width = 100)]
@@ -25,6 +27,9 @@ pub(crate) enum AditCommand {
     /// The device: its service, and the commands that talk to it
     #[command(after_help = AGENT_EXAMPLES)]
     Agent(AgentCommand),
+    /// The client side of applications behind public host names
+    #[command(after_help = ACCESS_EXAMPLES)]
+    Access(AccessCommand),
 }
 
 const UP_EXAMPLES: &str = "Examples:
@@ -41,6 +46,10 @@ const AGENT_EXAMPLES: &str = "Examples:
   adit agent run --state /var/lib/adit-agent
   adit agent enroll https://adit.example.com --ca ca.pem --service-token ID:SECRET
   adit agent status --json";
+
+const ACCESS_EXAMPLES: &str = "Examples:
+  adit access tcp --hostname db.example.com --url 127.0.0.1:5432
+  adit access ssh --hostname ssh.example.com";
 
 /// Flags of `adit up`. Each may be a key of the configuration file too.
 #[derive(Debug, Args)]
@@ -74,7 +83,7 @@ pub(crate) struct UpFlags {
 #[derive(Debug, Args, Clone)]
 pub(crate) struct LogFlags {
     /// debug, info, warn or error [default: info]
-    #[arg(long, env = "ADIT_LOGLEVEL", global = true, value_name = "LEVEL")]
+    #[arg(long, alias = "log-level", env = "ADIT_LOGLEVEL", global = true, value_name = "LEVEL")]
     pub(crate) loglevel: Option<String>,
     /// default or json [default: default]
     #[arg(long, env = "ADIT_LOG_OUTPUT", global = true, value_name = "FORMAT")]

@@ -3,6 +3,7 @@
 //! Everything that a person types or reads stands here; what the programs do is in the crates. An error becomes one line
 //! here: what, where, what was expected, what to do.
 
+mod access;
 mod agent;
 mod authority;
 mod command_line;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         AditCommand::Up(flags) => up::run(flags),
         AditCommand::Tunnel(command) => tunnel::run(*command),
         AditCommand::Agent(command) => agent::run(command),
+        AditCommand::Access(command) => access::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
