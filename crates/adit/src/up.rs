@@ -32,7 +32,11 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let metrics = listener::bind(settings.metrics).await?;
     try_ports(&settings)?;
     let store = Store::open(&settings.data).await?;
-    let control = Control::new(store, adit_control::Settings { node: settings.node.clone() }).await?;
+    let served = adit_control::Settings {
+        node: settings.node.clone(),
+        own_names: settings.served_names().into_iter().chain(settings.connector_names()).collect(),
+    };
+    let control = Control::new(store, served).await?;
     let authority = Authority::open(control.store()).await?;
     authority.write_pem(&settings.data)?;
     let config = EdgeConfig {

@@ -8,8 +8,11 @@
 mod account;
 mod auth;
 mod body;
+mod configuration;
 mod device;
 pub(crate) mod envelope;
+mod ingress;
+mod management;
 mod path;
 mod route;
 mod service_token;
@@ -17,6 +20,7 @@ mod shape;
 mod token;
 mod tunnel;
 mod virtual_network;
+mod zone;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -237,6 +241,9 @@ pub fn fuzz_request(data: &[u8]) {
             read.is_err() || read.is_ok_and(|name| name.is_none_or(|name| !name.contains('\0'))),
             "no NUL"
         );
+        if let Some(config) = fields.value("config") {
+            ingress::fuzz(config);
+        }
         let _read = (fields.secret("tunnel_secret", 32..=1024, ""), fields.time("expires_on"));
     }
     if let Ok(text) = std::str::from_utf8(data) {
@@ -252,13 +259,17 @@ async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str], path: &str) ->
         (Verb::Get, ["user", "tokens", "verify"]) => Ok(token::verify(call)),
         (Verb::Get, ["user"]) => Err(account::no_user()),
         (Verb::Get, ["accounts"]) => account::list(call).await,
-        (_, ["accounts", tag, rest @ ..]) => {
+        (Verb::Get, ["zones"]) => zone::list(call).await,
+        (_, [kind @ ("accounts" | "zones"), tag, rest @ ..]) => {
             let tag: AccountId = tag.parse().map_err(|_| ApiError::unroutable(path))?;
             if tag != call.account || !call.principal.sees(tag) {
                 let message = "Unauthorized to access requested resource";
                 return Err(ApiError::new(StatusCode::FORBIDDEN, 9109, message));
             }
-            dispatch_account(call, verb, rest).await
+            match *kind {
+                "zones" => zone::dispatch(call, verb, rest).await,
+                _ => dispatch_account(call, verb, rest).await,
+            }
         }
         _ => Err(ApiError::no_route()),
     }

@@ -37,11 +37,13 @@ const COMMAND_BACKLOG: usize = 256;
 pub struct Settings {
     /// The name of this node, as the `CF-Ray` header carries it.
     pub node: String,
+    /// The names by which this installation itself is reached: no public host name may be one of them.
+    pub own_names: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { node: "adit".into() }
+        Self { node: "adit".into(), own_names: Vec::new() }
     }
 }
 

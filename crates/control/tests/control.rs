@@ -8,6 +8,8 @@ mod access;
 mod device;
 #[path = "control/http_rules.rs"]
 mod http_rules;
+#[path = "control/ingress.rs"]
+mod ingress;
 #[path = "control/network.rs"]
 mod network;
 #[path = "control/start.rs"]

@@ -71,6 +71,8 @@ uuid_id! {
     ConnectionId, "connection";
     /// A route: a network behind a tunnel.
     RouteId, "route";
+    /// A public host name.
+    HostnameId, "host name";
     /// A virtual network: a space of routes in which no two networks are equal.
     VirtualNetworkId, "virtual network";
     /// A device.

@@ -21,8 +21,8 @@ pub use duration::{GoDuration, NotADuration};
 pub use flow::{FlowFacts, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
 pub use hostname::{HostnameError, PublicHostname};
 pub use id::{
-    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, IdError, RegistrationId, RouteId, RuleId,
-    ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
+    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, RegistrationId, RouteId,
+    RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
 };
 pub use record::{
     ConnectionClosed, ConnectionOpened, FlowEnd, FlowRecord, LocalConfiguration, Record, RegistrationSeen,

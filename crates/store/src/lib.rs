@@ -12,8 +12,10 @@
 //! what needs the database (uniqueness, references); the form of names and texts is the caller's to check.
 
 mod audit;
+mod configuration;
 mod device;
 mod feed;
+mod hostname;
 mod open;
 mod page;
 mod route;
@@ -37,10 +39,12 @@ use sqlx::SqlitePool;
 use tokio::sync::watch;
 
 pub use audit::AuditRow;
+pub use configuration::ConfigurationRow;
 pub use device::{
     DeviceRow, EnrollError, NewRegistration, RegistrationFilter, RegistrationRow, RegistrationStatus,
 };
 pub use feed::Feed;
+pub use hostname::{HostnameFilter, HostnamePut, HostnameRow, HostnameWriteError, Overwrite};
 pub use open::OpenError;
 pub use page::{Page, Window};
 pub use route::{NewRoute, RouteEdit, RouteFilter, RouteRow, RouteWriteError, Takeover};

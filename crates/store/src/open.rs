@@ -30,7 +30,8 @@ const SEAL_CHECK: &str = "seal_check";
 const SEAL_CHECK_PLACE: Place<'static> = Place { table: "meta", column: "value", row: SEAL_CHECK };
 
 /// Every change of the schema, in order; its place in the list is its number, from 1.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_start.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../migrations/0001_start.sql"), include_str!("../migrations/0002_ingress.sql")];
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]

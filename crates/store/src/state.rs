@@ -3,7 +3,9 @@
 use adit_model::{Change, ChangeBatch};
 
 use crate::Store;
+use crate::configuration::configuration_changes;
 use crate::device::registration_changes;
+use crate::hostname::hostname_changes;
 use crate::route::route_changes;
 use crate::row::Fault;
 use crate::tunnel::tunnel_row;
@@ -26,6 +28,8 @@ impl Store {
         for row in &sqlx::query(live).fetch_all(&mut *reader).await? {
             changes.push(Change::TunnelPut(tunnel_row(row)?.change()));
         }
+        changes.extend(configuration_changes(&mut reader).await?);
+        changes.extend(hostname_changes(&mut reader).await?);
         changes.extend(route_changes(&mut reader).await?);
         changes.extend(registration_changes(&mut reader).await?);
         Ok(ChangeBatch { number: u64::try_from(number).unwrap_or(0), changes })

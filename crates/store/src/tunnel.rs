@@ -6,6 +6,7 @@ use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+use crate::hostname::{hostname_count_of, hostname_delete_of};
 use crate::row::{Columns, Fault, to_hex, to_micros};
 use crate::seal::Place;
 use crate::write::{Actor, Deed, FindError, Write, new_uuid, now_micros};
@@ -130,8 +131,8 @@ pub enum TunnelDeleteError {
     /// This account has none with that id.
     #[error("not found")]
     NotFound,
-    /// Routes lead to it.
-    #[error("it has routes")]
+    /// Routes or host names lead to it.
+    #[error("routes or host names lead to it")]
     HasRoutes,
     /// The store failed.
     #[error(transparent)]
@@ -225,7 +226,7 @@ impl Store {
         Ok(self.tunnel_commit(write, actor, "tunnel.update", row, detail).await?)
     }
 
-    /// Deletes a tunnel, with its routes if `cascade` says so; deleting it again returns it as it is.
+    /// Deletes a tunnel, with its routes and host names if `cascade` says so; deleting it again returns it as it is.
     pub async fn tunnel_delete(
         &self,
         actor: &Actor,
@@ -243,11 +244,12 @@ impl Store {
                 .bind(id.to_string())
                 .fetch_all(write.sql())
                 .await?;
-        if !routes.is_empty() && cascade == Cascade::Refuse {
+        let hostnames = hostname_count_of(write.sql(), id).await?;
+        if (!routes.is_empty() || hostnames > 0) && cascade == Cascade::Refuse {
             return Err(TunnelDeleteError::HasRoutes);
         }
         let at = write.at();
-        let detail = serde_json::json!({ "name": row.name, "routes": routes.len() });
+        let detail = serde_json::json!({ "name": row.name, "routes": routes.len(), "hostnames": hostnames });
         for route in routes {
             let route: RouteId =
                 route.parse().map_err(|_| Fault::Damaged { table: "routes", column: "id" })?;
@@ -258,6 +260,7 @@ impl Store {
                 .await?;
             write.change(Change::RouteRemoved { id: route });
         }
+        hostname_delete_of(&mut write, id).await?;
         sqlx::query(
             "UPDATE tunnels SET deleted_at = $2, conns_inactive_at = coalesce(conns_inactive_at, $2) WHERE id = $1",
         )
@@ -355,7 +358,7 @@ impl Store {
     }
 }
 
-/// What happens to the routes of a tunnel that is deleted.
+/// What happens to the routes and host names of a tunnel that is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cascade {
     /// If there are any, nothing is deleted.
@@ -423,6 +426,20 @@ pub(crate) async fn tunnel_live(
     id: TunnelId,
 ) -> Result<Option<TunnelRow>, Fault> {
     Ok(tunnel_any(sql, account, id).await?.filter(|row| row.deleted_at.is_none()))
+}
+
+/// Makes a tunnel remotely managed, and tells the edges.
+pub(crate) async fn tunnel_switch_to_control(write: &mut Write, mut row: TunnelRow) -> Result<(), Fault> {
+    row.config_source = ConfigSource::Control;
+    let at = write.at();
+    sqlx::query("UPDATE tunnels SET config_src = $2, updated_at = $3 WHERE id = $1")
+        .bind(row.id.to_string())
+        .bind(row.config_source.as_str())
+        .bind(at)
+        .execute(write.sql())
+        .await?;
+    write.change(Change::TunnelPut(row.change()));
+    Ok(())
 }
 
 async fn tunnel_any(

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "store/ingress.rs"]
+mod ingress;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -9,10 +12,10 @@ use adit_model::{
     AccountId, Change, ChangeBatch, RegistrationId, RouteId, SecretHash, TunnelId, VirtualNetworkId,
 };
 use adit_store::{
-    Actor, Bootstrap, Cascade, ConfigSource, EnrollError, NewRegistration, NewRoute, NewServiceToken,
-    NewTunnel, NewVirtualNetwork, OpenError, RouteEdit, RouteFilter, RouteWriteError, ServiceTokenRow, Store,
-    Takeover, TunnelDeleteError, TunnelEdit, TunnelFilter, TunnelRow, TunnelWriteError,
-    VirtualNetworkDeleteError, VirtualNetworkEdit, VirtualNetworkFilter, Window,
+    Actor, Bootstrap, Cascade, ConfigSource, EnrollError, HostnameFilter, NewRegistration, NewRoute,
+    NewServiceToken, NewTunnel, NewVirtualNetwork, OpenError, Overwrite, RouteEdit, RouteFilter,
+    RouteWriteError, ServiceTokenRow, Store, Takeover, TunnelDeleteError, TunnelEdit, TunnelFilter,
+    TunnelRow, TunnelWriteError, VirtualNetworkDeleteError, VirtualNetworkEdit, VirtualNetworkFilter, Window,
 };
 use proptest::prelude::*;
 use zeroize::Zeroizing;
@@ -396,6 +399,9 @@ enum Step {
     Revoke(u8),
     Unrevoke(u8),
     Unregister(u8),
+    Configure(u8),
+    HostnamePut(u8, u8, bool),
+    HostnameDelete(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -413,6 +419,10 @@ fn step() -> impl Strategy<Value = Step> {
         any::<u8>().prop_map(Step::Revoke),
         any::<u8>().prop_map(Step::Unrevoke),
         any::<u8>().prop_map(Step::Unregister),
+        any::<u8>().prop_map(Step::Configure),
+        (0u8..3, any::<u8>(), any::<bool>())
+            .prop_map(|(name, tunnel, overwrite)| Step::HostnamePut(name, tunnel, overwrite)),
+        any::<u8>().prop_map(Step::HostnameDelete),
     ]
 }
 
@@ -533,6 +543,21 @@ async fn take(store: &Store, seen: &Replayed, token: &ServiceTokenRow, step: &St
         Step::Unregister(which) => {
             let ids = [seen.registration(*which)?];
             store.registration_delete(&actor, ACCOUNT, &ids).await.ok().map(drop)
+        }
+        Step::Configure(which) => {
+            let tunnel = seen.tunnel(*which)?;
+            store.configuration_put(&actor, ACCOUNT, tunnel, "{}".into()).await.ok().map(drop)
+        }
+        Step::HostnamePut(name, which, overwrite) => {
+            let overwrite = if *overwrite { Overwrite::Allow } else { Overwrite::Refuse };
+            let name = format!("h{name}.example.com").parse().unwrap();
+            let tunnel = seen.tunnel(*which)?;
+            store.hostname_put(&actor, ACCOUNT, name, tunnel, overwrite).await.ok().map(drop)
+        }
+        Step::HostnameDelete(which) => {
+            let all = store.hostname_list(ACCOUNT, &HostnameFilter::default(), Window::ALL).await.unwrap();
+            let at = usize::from(*which).checked_rem(all.rows.len())?;
+            store.hostname_delete(&actor, ACCOUNT, all.rows[at].id).await.ok().map(drop)
         }
     }
 }

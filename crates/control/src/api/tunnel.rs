@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::body::{Family, Fields};
 use super::envelope::{ApiError, Reply};
-use super::{Call, Verb, shape};
+use super::{Call, Verb, configuration, management, shape};
 use crate::install;
 use crate::live::Live;
 use crate::permission::{Area, Level};
@@ -42,6 +42,10 @@ pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> 
         (Verb::Get, [id, "connections"]) => connections(call, id).await,
         (Verb::Get, [id, "connectors", connector]) => connector_fetch(call, id, connector).await,
         (Verb::Delete, [id, "connections"]) => connections_close(call, id).await,
+        (Verb::Get, [id, "configurations"]) => configuration::fetch(call, id).await,
+        (Verb::Put, [id, "configurations"]) => configuration::put(call, id).await,
+        (Verb::Post, [id, "management"]) => management::create(call, id).await,
+        (Verb::Post, [id, "management", resource]) => management::create_for(call, id, resource).await,
         (Verb::Get, [id, "token"]) => token_fetch(call, id).await,
         _ => Err(ApiError::no_route()),
     }
@@ -140,7 +144,7 @@ pub(super) fn of_kind(kinds: &[&str]) -> bool {
 
 async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
     call.need(Area::Tunnel, Level::Read)?;
-    let row = call.control.0.store.tunnel_fetch(call.account, parse(id)?).await.map_err(missing)?;
+    let row = row(call, id).await?;
     Ok(Reply::One(object(&row, &call.control.live())))
 }
 
@@ -228,7 +232,12 @@ fn token(call: &Call<'_>, id: TunnelId, secret: &[u8]) -> String {
 
 /// The id of a tunnel that exists or existed.
 async fn known(call: &Call<'_>, id: &str) -> Result<TunnelId, ApiError> {
-    Ok(call.control.0.store.tunnel_fetch(call.account, parse(id)?).await.map_err(missing)?.id)
+    Ok(row(call, id).await?.id)
+}
+
+/// A tunnel that exists or existed.
+pub(super) async fn row(call: &Call<'_>, id: &str) -> Result<TunnelRow, ApiError> {
+    call.control.0.store.tunnel_fetch(call.account, parse(id)?).await.map_err(missing)
 }
 
 /// How a tunnel is (contract D, 6.1).
@@ -320,15 +329,15 @@ fn connectors(open: &[ConnectionOpened]) -> Vec<Value> {
         .collect()
 }
 
-fn parse(id: &str) -> Result<TunnelId, ApiError> {
+pub(super) fn parse(id: &str) -> Result<TunnelId, ApiError> {
     id.parse().map_err(|_| not_found())
 }
 
-fn not_found() -> ApiError {
+pub(super) fn not_found() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, 1003, "Tunnel not found")
 }
 
-fn missing(error: FindError) -> ApiError {
+pub(super) fn missing(error: FindError) -> ApiError {
     match error {
         FindError::NotFound => not_found(),
         FindError::Fault(fault) => fault.into(),
