@@ -6,13 +6,17 @@
 //! the key, or the flag, and says what was expected. A key that no connector knows is an error, other than in cloudflared,
 //! which ignores it: a misspelled key has cost people more than an old one. The environment is not read here.
 
+mod at;
 mod credentials;
 mod error;
 mod file;
+mod live;
+mod origin;
 mod yaml;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_model::{GoDuration, TunnelId};
@@ -21,9 +25,14 @@ use adit_wire::rpc::TunnelSecret;
 use rustls::RootCertStore;
 use serde_json::{Map, Value, json};
 
+use crate::ingress::Rules;
+
 use credentials::Credentials;
 pub use error::{ConfigError, Origin};
 pub use file::{ConfigFile, fuzz_config_file};
+pub(crate) use live::{Configuration, Live};
+pub use live::{WarpRouting, fuzz_pushed_configuration};
+pub(crate) use origin::{OriginOptions, OriginSettings, TypedRule};
 
 /// What flags and variables say. Where nothing was said, the file speaks.
 #[derive(Default)]
@@ -124,12 +133,12 @@ pub struct ConnectorConfig {
     pub grace_period: Duration,
     /// Number of failed attempts after which the pause between them grows no more.
     pub retries: u32,
-    /// How long a dial into the private network may take.
-    pub connect_timeout: Duration,
-    /// Idle time after which a TCP connection into the private network is probed.
-    pub tcp_keep_alive: Duration,
-    /// Flows at once.
-    pub max_active_flows: usize,
+    /// How private networks are reached, until an edge pushes something else.
+    pub warp_routing: WarpRouting,
+    /// Flows at once, if a flag or the file said it: it then holds whatever an edge pushes.
+    pub own_max_active_flows: Option<u32>,
+    /// Rules for HTTP and WebSocket requests, until an edge pushes others.
+    pub ingress: Arc<Rules>,
     /// File that gets the process id after the first registration.
     pub pidfile: Option<PathBuf>,
     /// The local configuration as it is reported to the edge, for display (contract, 4.2).
@@ -171,8 +180,10 @@ impl ConnectorConfig {
             overrides.edge_bind_address.as_ref(),
             file.edge_bind_address.as_ref(),
         );
-        let max_active_flows =
-            overrides.max_active_flows.or(file.max_active_flows).filter(|flows| *flows > 0);
+        let own_max_active_flows = overrides.max_active_flows.or(file.max_active_flows);
+        let warp_routing = WarpRouting::new(&file.warp_routing, own_max_active_flows);
+        let ingress = Arc::new(Rules::of_file(file)?);
+        let report = report(file, overrides, &ingress, &warp_routing);
         Ok(Self {
             tunnel: credentials.tunnel,
             account_tag: credentials.account_tag,
@@ -186,13 +197,11 @@ impl ConnectorConfig {
             metrics: metrics.map_or(Ok(MetricsAddress::Default), Setting::metrics)?,
             grace_period: grace_period.map_or(Ok(DEFAULT_GRACE_PERIOD), Setting::grace_period)?,
             retries: retries.min(MAX_RETRIES),
-            connect_timeout: file.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
-            tcp_keep_alive: file.tcp_keep_alive.unwrap_or(DEFAULT_TCP_KEEP_ALIVE),
-            max_active_flows: max_active_flows
-                .and_then(|flows| usize::try_from(flows).ok())
-                .unwrap_or(DEFAULT_MAX_ACTIVE_FLOWS),
+            warp_routing,
+            own_max_active_flows,
+            ingress,
             pidfile: overrides.pidfile.clone().or_else(|| file.pidfile.clone().map(PathBuf::from)),
-            report: report(file, overrides, max_active_flows),
+            report,
         })
     }
 }
@@ -339,7 +348,7 @@ fn credentials(file: &ConfigFile, overrides: &Overrides) -> Result<Credentials, 
 }
 
 /// `updateLocalConfiguration`'s body (contract, 4.2): only what was set.
-fn report(file: &ConfigFile, overrides: &Overrides, max_active_flows: Option<u32>) -> Value {
+fn report(file: &ConfigFile, overrides: &Overrides, ingress: &Rules, warp_routing: &WarpRouting) -> Value {
     let mut flags = Map::new();
     let texts = [
         ("grace-period", overrides.grace_period.as_ref().or(file.grace_period.as_ref()).cloned()),
@@ -356,12 +365,8 @@ fn report(file: &ConfigFile, overrides: &Overrides, max_active_flows: Option<u32
     }
     json!({
         "__configuration_flags": flags,
-        "ingress": [],
-        "warp-routing": {
-            "connectTimeout": file.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT).as_secs(),
-            "maxActiveFlows": max_active_flows.unwrap_or(0),
-            "tcpKeepAlive": file.tcp_keep_alive.unwrap_or(DEFAULT_TCP_KEEP_ALIVE).as_secs(),
-        },
+        "ingress": ingress.json_of_what_was_set(),
+        "warp-routing": warp_routing.json(),
     })
 }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use adit_model::Refusal;
 use tokio::net::TcpStream;
 
+use crate::config::WarpRouting;
 use crate::process::Process;
 
 /// Why nothing was dialled, or not successfully.
@@ -27,7 +28,8 @@ pub(crate) async fn dial(process: &Process, destination: &str) -> Result<TcpStre
     if let Some(kind) = process.never_dialled(address.ip()) {
         return Err(failed(Refusal::NeverDialled, &format!("{kind} addresses are never dialled")));
     }
-    let dialled = tokio::time::timeout(process.config.connect_timeout, TcpStream::connect(address)).await;
+    let WarpRouting { connect_timeout, tcp_keep_alive, .. } = process.configuration().warp_routing;
+    let dialled = tokio::time::timeout(connect_timeout, TcpStream::connect(address)).await;
     let stream = match dialled {
         Err(_) => return Err(failed(Refusal::TimedOut, &format!("dial tcp {address}: i/o timeout"))),
         Ok(Err(error)) => {
@@ -37,7 +39,7 @@ pub(crate) async fn dial(process: &Process, destination: &str) -> Result<TcpStre
         Ok(Ok(stream)) => stream,
     };
     // A connection that cannot be probed still works.
-    if let Err(error) = adit_transport::tcp::keep_alive(&stream, process.config.tcp_keep_alive) {
+    if let Err(error) = adit_transport::tcp::keep_alive(&stream, tcp_keep_alive) {
         tracing::debug!(error = %error, "keep-alive cannot be set");
     }
     Ok(stream)
@@ -57,7 +59,7 @@ fn parse(destination: &str) -> Result<SocketAddr, NotDialled> {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the system has far more errors than are told apart")]
-fn reason(error: &io::Error) -> (Refusal, String) {
+pub(crate) fn reason(error: &io::Error) -> (Refusal, String) {
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => {
             (Refusal::Refused, "connect: connection refused".into())

@@ -6,18 +6,20 @@ use std::time::{Duration, Instant};
 use adit_model::Refusal;
 use adit_transport::quic::{self, NO_ERROR};
 use adit_transport::splice::{HalfClose, Passed, SpliceEnd, splice};
+use adit_transport::stream::Duplex;
 use adit_transport::tcp;
 use adit_wire::device::REFUSAL_METADATA;
 use adit_wire::tunnel::{
-    ConnectRequest, ConnectResponse, ConnectionType, METADATA_FLOW_ID, METADATA_HTTP_STATUS,
-    METADATA_RATE_LIMITED, Metadata,
+    ConnectRequest, ConnectResponse, ConnectionType, METADATA_FLOW_ID, METADATA_RATE_LIMITED, Metadata,
 };
 use bytes::{Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
 use tokio::io::AsyncReadExt;
 
 use crate::dial::{self, NotDialled};
+use crate::ingress::{self, Answer};
 use crate::process::{FlowGuard, Process};
+use crate::quic_request::{self, QuicAnswer};
 
 /// How long a request may take to arrive. The edge writes it at once.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -40,7 +42,7 @@ pub(crate) async fn serve(process: Arc<Process>, send: SendStream, receive: Recv
 }
 
 async fn serve_counted(
-    process: &Process,
+    process: &Arc<Process>,
     mut send: SendStream,
     mut receive: RecvStream,
     guard: &FlowGuard<'_>,
@@ -63,11 +65,26 @@ async fn serve_counted(
     process.metrics.request(guard.concurrent());
     match request.kind {
         ConnectionType::Tcp => serve_tcp(process, &request, send, receive, ahead).await,
-        // There are no ingress rules: every request gets 503 (contract, 3.5).
         ConnectionType::Http | ConnectionType::WebSocket => {
+            serve_request(process, &request, send, receive, ahead).await;
+        }
+    }
+}
+
+async fn serve_request(
+    process: &Arc<Process>,
+    request: &ConnectRequest,
+    send: SendStream,
+    receive: RecvStream,
+    ahead: Bytes,
+) {
+    let Duplex { reader, writer } = quic::duplex(send, receive, ahead);
+    let answer = QuicAnswer::new(writer);
+    match quic_request::read(request) {
+        Ok(request) => ingress::serve(process, request, reader, answer).await,
+        Err(problem) => {
             process.metrics.request_failed();
-            let metadata = vec![Metadata::new(METADATA_HTTP_STATUS, "503")];
-            answer_and_end(send, receive, &ConnectResponse { error: String::new(), metadata }).await;
+            answer.fail(problem).await;
         }
     }
 }

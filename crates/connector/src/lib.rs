@@ -14,9 +14,11 @@ mod connection;
 mod control;
 mod dial;
 mod flow;
+pub mod ingress;
 mod local;
 mod metrics;
 mod process;
+mod quic_request;
 
 use std::io;
 use std::sync::Arc;

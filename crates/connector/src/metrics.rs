@@ -3,9 +3,13 @@
 //! Written by hand: those names have counters without `_total`, which libraries for OpenMetrics append. Labels come from
 //! our own tables, and the edge's location is escaped.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use http::StatusCode;
 
 /// All that is counted. What is known elsewhere is passed to [`Metrics::render`].
 #[derive(Debug, Default)]
@@ -20,6 +24,9 @@ pub(crate) struct Metrics {
     quic_opened: AtomicU64,
     quic_closed: AtomicU64,
     concurrent_most: AtomicUsize,
+    /// Answers to HTTP requests by their status, of which there are 900.
+    responses: Mutex<BTreeMap<u16, u64>>,
+    configuration_version: AtomicI32,
     latency: Histogram,
 }
 
@@ -50,6 +57,17 @@ impl Metrics {
 
     pub(crate) fn request_failed(&self) {
         self.request_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An HTTP request was answered.
+    pub(crate) fn response(&self, status: StatusCode) {
+        let mut responses = self.responses.lock().unwrap_or_else(PoisonError::into_inner);
+        *responses.entry(status.as_u16()).or_default() += 1;
+    }
+
+    /// An edge pushed a configuration that holds now.
+    pub(crate) fn configuration_applied(&self, version: i32) {
+        self.configuration_version.store(version, Ordering::Relaxed);
     }
 
     /// A TCP connection was made after this time; it counts as open until the value is dropped.
@@ -92,6 +110,9 @@ impl Metrics {
         page.one(&format!("{tunnel}_concurrent_requests_per_tunnel"), GAUGE, flows);
         let most = self.concurrent_most.load(Ordering::Relaxed);
         page.one(&format!("{tunnel}_max_concurrent_requests_per_tunnel"), GAUGE, most);
+        page.responses(&self.responses.lock().unwrap_or_else(PoisonError::into_inner));
+        let version = self.configuration_version.load(Ordering::Relaxed);
+        page.one("cloudflared_orchestration_config_version", GAUGE, version);
         page.locations(connections);
         page.registrations(load(&self.registered), load(&self.refused_duplicate), load(&self.refused));
         page.one("cloudflared_tcp_active_sessions", GAUGE, self.tcp_active.load(Ordering::Relaxed));
@@ -155,6 +176,14 @@ impl Page {
         self.line(format_args!("# TYPE {name} {kind}"));
         for (label, text, value) in series {
             self.line(format_args!("{name}{{{label}=\"{text}\"}} {value}"));
+        }
+    }
+
+    fn responses(&mut self, responses: &BTreeMap<u16, u64>) {
+        let name = "cloudflared_tunnel_response_by_code";
+        self.line(format_args!("# TYPE {name} counter"));
+        for (status, count) in responses {
+            self.line(format_args!("{name}{{status_code=\"{status}\"}} {count}"));
         }
     }
 
@@ -226,6 +255,8 @@ mod tests {
         let metrics = Metrics::default();
         metrics.request(3);
         metrics.request_failed();
+        metrics.response(StatusCode::OK);
+        metrics.configuration_applied(3);
         metrics.registered();
         metrics.registration_failed("EDUPCONN");
         metrics.registration_failed("Unauthorized: Invalid tunnel secret");
@@ -245,6 +276,10 @@ mod tests {
         cloudflared_tunnel_concurrent_requests_per_tunnel 1
         # TYPE cloudflared_tunnel_max_concurrent_requests_per_tunnel gauge
         cloudflared_tunnel_max_concurrent_requests_per_tunnel 3
+        # TYPE cloudflared_tunnel_response_by_code counter
+        cloudflared_tunnel_response_by_code{status_code="200"} 1
+        # TYPE cloudflared_orchestration_config_version gauge
+        cloudflared_orchestration_config_version 3
         # TYPE cloudflared_tunnel_server_locations gauge
         cloudflared_tunnel_server_locations{connection_id="2",edge_location="a\"b"} 1
         # TYPE cloudflared_tunnel_tunnel_register_success counter

@@ -1,14 +1,14 @@
 //! What the tasks of one connector share.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use adit_model::{ConnectorId, NeverDialled};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::ConnectorConfig;
+use crate::config::{Configuration, ConnectorConfig, Live};
 use crate::metrics::{ConnectionView, Metrics};
 
 /// One running connector.
@@ -27,6 +27,8 @@ pub(crate) struct Process {
     pub(crate) first_registered: CancellationToken,
     /// Tasks of flows.
     pub(crate) flows: TaskTracker,
+    /// What an edge may replace.
+    live: Live,
     load: watch::Sender<Load>,
     connections: Mutex<Vec<Connection>>,
     never_dialled: fn(IpAddr) -> Option<NeverDialled>,
@@ -61,7 +63,9 @@ impl Process {
         quic: quinn::ClientConfig,
         stopping: CancellationToken,
     ) -> Self {
+        let live = Live::new(Arc::clone(&config.ingress), config.warp_routing, config.own_max_active_flows);
         Self {
+            live,
             config,
             connector,
             quic,
@@ -87,10 +91,34 @@ impl Process {
         (self.never_dialled)(address)
     }
 
+    /// What holds now: take it once for a request or flow, and keep it as long.
+    pub(crate) fn configuration(&self) -> Arc<Configuration> {
+        self.live.current()
+    }
+
+    /// Applies what an edge pushed (contract, 4.2): the version that holds afterwards, and why nothing was applied if the
+    /// push was wrong.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the RPC streams that call it are not served yet"))]
+    pub(crate) fn apply_configuration(&self, version: i32, config: &[u8]) -> (i32, Option<String>) {
+        let (latest, error) = self.live.apply(version, config);
+        match &error {
+            Some(error) => {
+                tracing::error!(version, error = %error, "Failed to apply the pushed configuration");
+            }
+            None if latest == version => {
+                self.metrics.configuration_applied(version);
+                tracing::info!(version, "Updated to new configuration");
+            }
+            None => tracing::debug!(current = latest, version, "a pushed configuration is not newer"),
+        }
+        (latest, error.map(|error| error.to_string()))
+    }
+
     /// Counts a flow in, unless there are as many as may be.
     pub(crate) fn begin_flow(&self) -> Option<FlowGuard<'_>> {
+        let most = self.configuration().warp_routing.max_active_flows;
         let begun = self.load.send_if_modified(|load| {
-            let room = load.flows < self.config.max_active_flows;
+            let room = load.flows < most;
             load.flows += usize::from(room);
             room
         });

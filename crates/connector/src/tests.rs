@@ -22,7 +22,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::config::{HostPort, MetricsAddress};
+use crate::config::{HostPort, MetricsAddress, WarpRouting};
+
+mod requests;
 
 /// Longest that anything here may take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -118,9 +120,13 @@ impl Edge {
             metrics: MetricsAddress::At(HostPort { host: "127.0.0.1".into(), port: 0 }),
             grace_period: DEADLINE,
             retries: 5,
-            connect_timeout: Duration::from_secs(5),
-            tcp_keep_alive: Duration::from_secs(30),
-            max_active_flows: 100,
+            warp_routing: WarpRouting {
+                connect_timeout: Duration::from_secs(5),
+                tcp_keep_alive: Duration::from_secs(30),
+                max_active_flows: 100,
+            },
+            own_max_active_flows: None,
+            ingress: Arc::new(ingress::Rules::none()),
             pidfile: None,
             report: serde_json::json!({"ingress": []}),
         }
@@ -377,7 +383,8 @@ async fn http_gets_503_without_ingress_rules_and_an_unknown_stream_a_reset() {
 #[tokio::test]
 async fn flows_beyond_the_limit_are_refused() {
     let mut edge = Edge::start();
-    let config = ConnectorConfig { max_active_flows: 1, ..edge.config() };
+    let mut config = edge.config();
+    config.warp_routing.max_active_flows = 1;
     let running = Running::start(config, true).await;
     let (_, connection) = edge.registration().await;
     let first = flow(&connection).await;

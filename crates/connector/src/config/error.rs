@@ -53,7 +53,7 @@ pub struct ConfigError {
 
 impl ConfigError {
     #[expect(clippy::needless_pass_by_value, reason = "texts made for an error end in it")]
-    pub(super) fn new(origin: Origin, problem: String) -> Self {
+    pub(crate) fn new(origin: Origin, problem: String) -> Self {
         // One line, whatever a parser said.
         Self { origin, problem: problem.split_whitespace().collect::<Vec<_>>().join(" ") }
     }

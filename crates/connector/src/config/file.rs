@@ -1,17 +1,15 @@
 //! The YAML file as it was typed: keys known, kinds checked, values not yet.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "whatever is not of the kind that was expected is wrong")]
-
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use adit_model::GoDuration;
-use serde_saphyr::{Location, Spanned};
+use serde_saphyr::Spanned;
 
-use super::error::{ConfigError, Origin, shortened};
+use super::at::{At, Source};
+use super::error::{ConfigError, Origin};
+use super::origin::{OriginOptions, TypedRule, WarpRoutingOptions};
 use super::yaml::Node;
 
 /// What a file says; empty if there is none.
@@ -19,6 +17,10 @@ use super::yaml::Node;
 pub struct ConfigFile {
     path: Option<PathBuf>,
     places: BTreeMap<String, (u64, u64)>,
+    /// `ingress`.
+    pub(super) ingress: Vec<TypedRule>,
+    /// `originRequest`.
+    pub(super) origin_request: OriginOptions,
     /// `tunnel`: id or name.
     pub tunnel: Option<String>,
     /// `credentials-file`.
@@ -39,12 +41,10 @@ pub struct ConfigFile {
     pub protocol: Option<String>,
     /// `ha-connections`.
     pub ha_connections: Option<u8>,
-    /// `max-active-flows`, or `maxActiveFlows` of `warp-routing`.
+    /// `max-active-flows`.
     pub max_active_flows: Option<u32>,
-    /// `connectTimeout` of `warp-routing`.
-    pub connect_timeout: Option<Duration>,
-    /// `tcpKeepAlive` of `warp-routing`.
-    pub tcp_keep_alive: Option<Duration>,
+    /// `warp-routing`.
+    pub(super) warp_routing: WarpRoutingOptions,
     /// `no-autoupdate`; there are no updates.
     pub no_autoupdate: Option<bool>,
     /// `loglevel`, for the program's log.
@@ -107,10 +107,10 @@ impl ConfigFile {
             Node::Null => {}
             Node::Map(entries) => {
                 for (key, value) in &entries {
-                    file.take(key, value)?;
+                    file.take(&Source::File(path.to_owned()), key, value)?;
                 }
             }
-            other => {
+            other @ (Node::Bool(_) | Node::Number(_) | Node::Text(_) | Node::List(_)) => {
                 let place = document.defined;
                 let origin = Origin::File {
                     path: path.to_owned(),
@@ -148,8 +148,13 @@ impl ConfigFile {
         })
     }
 
-    fn take(&mut self, key: &Spanned<String>, value: &Spanned<Node>) -> Result<(), ConfigError> {
-        let at = At { path: self.path.clone().unwrap_or_default(), key: key.value.clone(), value };
+    fn take(
+        &mut self,
+        source: &Source,
+        key: &Spanned<String>,
+        value: &Spanned<Node>,
+    ) -> Result<(), ConfigError> {
+        let at = At { source, key: key.value.clone(), value };
         self.places.insert(key.value.clone(), (value.defined.line(), value.defined.column()));
         match key.value.as_str() {
             "tunnel" => self.tunnel = at.text("a tunnel's id")?,
@@ -161,9 +166,9 @@ impl ConfigFile {
             "metrics" => self.metrics = at.text("HOST:PORT, such as 0.0.0.0:8081")?,
             "edge" => self.edge = at.texts("HOST:PORT, or a list of such")?,
             "edge-bind-address" => self.edge_bind_address = at.text("an address")?,
-            "edge-ip-version" => at.one_of(&["auto", "4", "6"])?,
+            "edge-ip-version" => at.one_of(&["auto", "4", "6"]).map(drop)?,
             "cacert" => self.cacert = at.text("a file")?,
-            "grace-period" => self.grace_period = at.duration()?.map(|(text, _)| text),
+            "grace-period" => self.grace_period = at.go_duration()?.map(|(text, _)| text),
             "retries" => self.retries = at.number(u32::MAX)?,
             "protocol" => self.protocol = at.text("auto or quic")?,
             "ha-connections" => {
@@ -175,7 +180,9 @@ impl ConfigFile {
             "logfile" => self.logfile = at.text("a file")?,
             "output" => self.output = at.text("default or json")?,
             "no-autoupdate" => self.no_autoupdate = at.boolean()?,
-            "warp-routing" => self.take_warp_routing(&at)?,
+            "warp-routing" => self.warp_routing = WarpRoutingOptions::read(&at)?,
+            "ingress" => self.ingress = TypedRule::list(&at)?,
+            "originRequest" => self.origin_request = OriginOptions::read(&at)?,
             // Said, and of no consequence: there are no updates, no pre-checks and no other loggers.
             "no-prechecks" => at.boolean().map(drop)?,
             "autoupdate-freq" | "metrics-update-freq" => at.duration().map(drop)?,
@@ -195,36 +202,9 @@ impl ConfigFile {
         Ok(())
     }
 
-    fn take_warp_routing(&mut self, at: &At<'_>) -> Result<(), ConfigError> {
-        let entries = match &at.value.value {
-            Node::Null => return Ok(()),
-            Node::Map(entries) => entries,
-            other => {
-                let kind = other.kind();
-                return Err(at.wrong(format!("expected keys such as `enabled: true`, found {kind}")));
-            }
-        };
-        for (key, value) in entries {
-            let at = At { path: at.path.clone(), key: format!("{}.{}", at.key, key.value), value };
-            match key.value.as_str() {
-                // Flows to private networks are what a connector is for: `false` would leave nothing to do.
-                "enabled" => {
-                    if at.boolean()? == Some(false) {
-                        return Err(
-                            at.wrong("expected true: this connector carries private networks only".into())
-                        );
-                    }
-                }
-                "connectTimeout" => self.connect_timeout = at.duration()?.map(|(_, duration)| duration),
-                "tcpKeepAlive" => self.tcp_keep_alive = at.duration()?.map(|(_, duration)| duration),
-                "maxActiveFlows" => self.max_active_flows = self.max_active_flows.or(at.number(u32::MAX)?),
-                _ => {
-                    let keys = "enabled, connectTimeout, maxActiveFlows or tcpKeepAlive";
-                    return Err(at.wrong(format!("expected {keys}")));
-                }
-            }
-        }
-        Ok(())
+    /// The rules of `ingress`, as they were typed.
+    pub(crate) fn ingress(&self) -> (&[TypedRule], &OriginOptions) {
+        (&self.ingress, &self.origin_request)
     }
 }
 
@@ -241,9 +221,7 @@ fn shortened_error(error: &str) -> String {
 const MAX_QUOTED_ERROR_CHARS: usize = 160;
 
 /// Keys that cloudflared has and we do not yet.
-const NOT_YET: [&str; 21] = [
-    "ingress",
-    "originRequest",
+const NOT_YET: [&str; 19] = [
     "url",
     "hello-world",
     "unix-socket",
@@ -264,97 +242,6 @@ const NOT_YET: [&str; 21] = [
     "icmpv4-src",
     "icmpv6-src",
 ];
-
-/// A value, where it is, and under which key.
-struct At<'a> {
-    path: PathBuf,
-    key: String,
-    value: &'a Spanned<Node>,
-}
-
-impl At<'_> {
-    fn wrong(&self, problem: String) -> ConfigError {
-        self.wrong_at(self.value.defined, problem)
-    }
-
-    fn wrong_at(&self, place: Location, problem: String) -> ConfigError {
-        let (line, column) = (place.line(), place.column());
-        ConfigError::new(
-            Origin::File { path: self.path.clone(), line, column, key: shortened(&self.key) },
-            problem,
-        )
-    }
-
-    fn expected(&self, what: &str, found: &Node) -> ConfigError {
-        self.wrong(format!("expected {what}, found {}", found.kind()))
-    }
-
-    fn text(&self, what: &str) -> Result<Option<String>, ConfigError> {
-        match &self.value.value {
-            Node::Null => Ok(None),
-            Node::Text(text) => Ok(Some(text.clone())),
-            other => Err(self.expected(what, other)),
-        }
-    }
-
-    fn texts(&self, what: &str) -> Result<Vec<String>, ConfigError> {
-        match &self.value.value {
-            Node::Null => Ok(Vec::new()),
-            // Commas separate in one text, as in the variable.
-            Node::Text(text) => Ok(text.split(',').map(|part| part.trim().to_owned()).collect()),
-            Node::List(list) => list
-                .iter()
-                .map(|item| match &item.value {
-                    Node::Text(text) => Ok(text.clone()),
-                    other => {
-                        Err(self.wrong_at(item.defined, format!("expected {what}, found {}", other.kind())))
-                    }
-                })
-                .collect(),
-            other => Err(self.expected(what, other)),
-        }
-    }
-
-    fn boolean(&self) -> Result<Option<bool>, ConfigError> {
-        match &self.value.value {
-            Node::Null => Ok(None),
-            Node::Bool(value) => Ok(Some(*value)),
-            other => Err(self.expected("true or false", other)),
-        }
-    }
-
-    fn number(&self, most: u32) -> Result<Option<u32>, ConfigError> {
-        match &self.value.value {
-            Node::Null => Ok(None),
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "just compared")]
-            Node::Number(value) if value.fract() == 0.0 && *value >= 0.0 && *value <= f64::from(most) => {
-                Ok(Some(*value as u32))
-            }
-            other => Err(self.expected(&format!("a whole number from 0 to {most}"), other)),
-        }
-    }
-
-    fn duration(&self) -> Result<Option<(String, Duration)>, ConfigError> {
-        let Some(text) = self.text(super::DURATION)? else { return Ok(None) };
-        match text.parse::<GoDuration>() {
-            Ok(duration) => Ok(Some((text, duration.get()))),
-            Err(_) => Err(self.expected(super::DURATION, &self.value.value)),
-        }
-    }
-
-    fn one_of(&self, choices: &[&str]) -> Result<(), ConfigError> {
-        let found = match &self.value.value {
-            Node::Number(number) => number.to_string(),
-            Node::Text(text) => text.clone(),
-            Node::Null => return Ok(()),
-            other => return Err(self.expected(&choices.join(", "), other)),
-        };
-        if choices.contains(&found.as_str()) {
-            return Ok(());
-        }
-        Err(self.expected(&choices.join(", "), &self.value.value))
-    }
-}
 
 /// Fuzz body: any text is a configuration or an error of one line.
 #[doc(hidden)]

@@ -53,8 +53,8 @@ fn the_file_of_a_cloudflared_is_understood() {
     assert_eq!(config.edges, [HostPort { host: "192.0.2.1".into(), port: 7844 }]);
     assert_eq!((config.ha_connections, config.retries), (4, 5));
     assert_eq!(config.grace_period, Duration::from_secs(30));
-    assert_eq!(config.connect_timeout, Duration::from_secs(5));
-    assert_eq!(config.max_active_flows, 10_000);
+    assert_eq!(config.warp_routing.connect_timeout, Duration::from_secs(5));
+    assert_eq!(config.warp_routing.max_active_flows, 10_000);
 }
 
 #[test]
@@ -71,11 +71,11 @@ fn every_key_has_its_effect() {
     let edges: Vec<String> = config.edges.iter().map(ToString::to_string).collect();
     assert_eq!(edges, ["192.0.2.1:7844", "edge.example.com:1", "[2001:db8::1]:7844"]);
     assert_eq!(config.grace_period, Duration::from_secs(90));
-    assert_eq!((config.retries, config.ha_connections, config.max_active_flows), (3, 2, 7));
+    assert_eq!((config.retries, config.ha_connections, config.warp_routing.max_active_flows), (3, 2, 7));
     assert_eq!(config.pidfile, Some("/run/adit.pid".into()));
     assert_eq!(config.bind, Some("192.0.2.9".parse().unwrap()));
     assert_eq!(
-        (config.connect_timeout, config.tcp_keep_alive),
+        (config.warp_routing.connect_timeout, config.warp_routing.tcp_keep_alive),
         (Duration::from_secs(2), Duration::from_mins(1))
     );
     assert_eq!(config.report["__configuration_flags"]["loglevel"], "debug");
@@ -131,12 +131,12 @@ fn a_wrong_value_is_one_line_with_its_place() {
         "config.yml:1:16: no-autoupdate: expected true or false, found \"maybe\"",
     );
     refused(
-        "warp-routing:\n  enabled: false",
-        "config.yml:2:12: warp-routing.enabled: expected true: this connector carries private networks only",
-    );
-    refused(
         "warp-routing:\n  speed: 1",
         "config.yml:2:10: warp-routing.speed: expected enabled, connectTimeout, maxActiveFlows or tcpKeepAlive",
+    );
+    refused(
+        "ingress:\n  - service: http_status:404\n    originRequest: {access: {required: true}}",
+        "config.yml:3:40: ingress.0.originRequest.access.required: is not supported: remove it, and give the host name an access policy at the edge",
     );
     refused(
         "cacert: /nowhere/ca.pem",
@@ -153,10 +153,6 @@ fn what_is_not_supported_is_refused_by_name() {
     refused(
         "protocol: carrier-pigeon",
         "config.yml:1:11: protocol: expected auto or quic, found \"carrier-pigeon\"",
-    );
-    refused(
-        "ingress:\n  - service: http_status:404",
-        "config.yml:2:3: ingress: is not supported yet: remove it, or keep cloudflared for this tunnel",
     );
     refused(
         "tunel: x",
