@@ -1,14 +1,18 @@
-//! The life of one flow, in the design's order and words: decide, route, dial, splice, record.
+//! The life of one flow, in the design's order and words: decide, route, dial, carry, record.
 //!
-//! Every way in ends here with the same value, a [`Flow`]: facts, a stream not yet accepted, and a way to refuse it.
+//! Every way in ends here with the same value, a [`Flow`]: facts, a stream not yet accepted, and a way to refuse it. A TCP
+//! flow is spliced; a flow of datagrams, UDP or ICMP, is exchanged packet by packet, and ends when it is idle.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use adit_model::{ConnectionId, FlowEnd, FlowFacts, FlowId, FlowRecord, Refusal};
+use adit_model::{ConnectionId, FlowEnd, FlowFacts, FlowId, FlowRecord, Protocol, Refusal};
 use adit_policy::{Decision, Permit};
+use adit_transport::datagram::{DatagramFlow, Exchanged};
 use adit_transport::splice::{Passed, SpliceEnd, splice};
 use adit_transport::{Duplex, ReadChunk, WriteChunk};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::Shared;
@@ -20,6 +24,8 @@ pub(crate) struct Flow<A> {
     pub(crate) facts: FlowFacts,
     pub(crate) user: Arc<str>,
     pub(crate) session: Arc<Session>,
+    /// Where the device is.
+    pub(crate) source: IpAddr,
     /// The device's side, not yet told anything.
     pub(crate) asked: A,
 }
@@ -30,10 +36,14 @@ pub(crate) trait Asked {
     type Writer: WriteChunk;
 
     /// Tells it that the destination has been dialled. `None` if it has gone meanwhile.
-    fn accept(self) -> Option<Duplex<Self::Reader, Self::Writer>>;
+    async fn accept(self) -> Option<Duplex<Self::Reader, Self::Writer>>;
+
+    /// The same, for a flow of datagrams.
+    #[expect(dead_code, reason = "no dial makes a flow of datagrams yet")]
+    async fn accept_datagrams(self) -> Option<DatagramFlow<Self::Reader, Self::Writer>>;
 
     /// Tells it why there is no flow.
-    fn refuse(self, refusal: Refusal, detail: &str);
+    async fn refuse(self, refusal: Refusal, detail: &str);
 }
 
 /// What became of a flow, for its record.
@@ -41,7 +51,7 @@ pub(crate) trait Asked {
 struct Outcome {
     permit: Option<Permit>,
     connection: Option<ConnectionId>,
-    passed: Passed,
+    carried: Exchanged,
 }
 
 /// Carries one flow from its request to its record.
@@ -49,7 +59,7 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
     let id = FlowId::from_uuid(Uuid::new_v4());
     let (began, clock) = (SystemTime::now(), Instant::now());
     shared.metrics.flow_began();
-    let Flow { facts, user, session, asked } = flow;
+    let Flow { facts, user, session, source, asked } = flow;
     // Step 4, decide, and step 6, route.
     let snapshot = shared.snapshots.current();
     let decision = snapshot.decide(&facts);
@@ -58,12 +68,13 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
     let mut outcome = Outcome::default();
     let (end, rule) = match decision {
         Decision::Refused { refusal, rule } => {
-            asked.refuse(refusal, "");
+            asked.refuse(refusal, "").await;
             (FlowEnd::Refused(refusal), rule)
         }
         Decision::Permitted(permit) => {
             outcome.permit = Some(permit);
-            (permitted(&shared, &facts, id, &session, permit, asked, &mut outcome).await, permit.rule)
+            let way = Way { shared: &shared, facts: &facts, id, session: &session, source, permit };
+            (permitted(way, asked, &mut outcome).await, permit.rule)
         }
     };
     // Step 8, record.
@@ -80,56 +91,95 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
         route: outcome.permit.map(|permit| permit.route),
         tunnel: outcome.permit.map(|permit| permit.tunnel),
         connection: outcome.connection,
-        bytes_up: outcome.passed.up,
-        bytes_down: outcome.passed.down,
+        bytes_up: outcome.carried.bytes_up,
+        bytes_down: outcome.carried.bytes_down,
+        datagrams_up: outcome.carried.datagrams_up,
+        datagrams_down: outcome.carried.datagrams_down,
         began,
         lasted: clock.elapsed(),
         end,
     });
-    shared.metrics.flow_ended(end, outcome.passed.up, outcome.passed.down, recorded);
+    shared.metrics.flow_ended(end, outcome.carried.bytes_up, outcome.carried.bytes_down, recorded);
 }
 
-async fn permitted<A: Asked>(
-    shared: &Shared,
-    facts: &FlowFacts,
+/// A permitted flow and its way.
+struct Way<'a> {
+    shared: &'a Shared,
+    facts: &'a FlowFacts,
     id: FlowId,
-    session: &Session,
+    session: &'a Session,
+    #[expect(dead_code, reason = "no dial makes a flow of datagrams yet")]
+    source: IpAddr,
     permit: Permit,
+}
+
+async fn permitted<A: Asked>(way: Way<'_>, asked: A, outcome: &mut Outcome) -> FlowEnd {
+    let ended = way.session.flow_token();
+    match way.facts.protocol {
+        Protocol::Tcp => {
+            let dialling = dial(way.shared, way.permit.tunnel, way.id, way.facts.destination);
+            match dialled(dialling, &way, &ended, asked, outcome).await {
+                Ok((dialled, asked)) => stream(dialled, asked, &ended, outcome).await,
+                Err(end) => return end,
+            }
+        }
+        Protocol::Udp | Protocol::Icmp => {
+            asked.refuse(Refusal::NoConnection, "no connection of the tunnel carries datagrams").await;
+            return FlowEnd::Refused(Refusal::NoConnection);
+        }
+    }
+    .unwrap_or_else(|| end_of(way.session.why()))
+}
+
+/// Step 7, dial: waits for it, unless the flow is cut meanwhile, and refuses the flow if it fails.
+async fn dialled<A: Asked, D>(
+    dialling: impl Future<Output = Result<D, NotDialled>>,
+    way: &Way<'_>,
+    ended: &CancellationToken,
     asked: A,
     outcome: &mut Outcome,
-) -> FlowEnd {
-    let ended = session.flow_token();
-    // Step 7, dial.
-    let dialling = dial(shared, permit.tunnel, id, facts.destination);
-    let Some(dialled) = ended.run_until_cancelled(dialling).await else {
-        asked.refuse(Refusal::Revoked, "");
-        return end_of(session.why());
-    };
-    let Dialled { connection, stream: mut far, guard } = match dialled {
-        Ok(dialled) => dialled,
-        Err(NotDialled { refusal, connection, detail }) => {
+) -> Result<(D, A), FlowEnd> {
+    match ended.run_until_cancelled(dialling).await {
+        Some(Ok(dialled)) => Ok((dialled, asked)),
+        Some(Err(NotDialled { refusal, connection, detail })) => {
             outcome.connection = connection;
-            tracing::info!(flow = %id, refusal = refusal.as_str(), detail, "dial failed");
-            asked.refuse(refusal, &detail);
-            return FlowEnd::Refused(refusal);
+            tracing::info!(flow = %way.id, refusal = refusal.as_str(), detail, "dial failed");
+            asked.refuse(refusal, &detail).await;
+            Err(FlowEnd::Refused(refusal))
         }
-    };
+        None => {
+            asked.refuse(Refusal::Revoked, "").await;
+            Err(end_of(way.session.why()))
+        }
+    }
+}
+
+/// Carries a TCP flow. `None` if it was cut.
+async fn stream<A: Asked>(
+    dialled: Dialled,
+    asked: A,
+    ended: &CancellationToken,
+    outcome: &mut Outcome,
+) -> Option<FlowEnd> {
+    let Dialled { connection, stream: mut far, guard } = dialled;
     outcome.connection = Some(connection.id);
-    let Some(mut near) = asked.accept() else {
+    let Some(mut near) = asked.accept().await else {
         far.reset();
-        return FlowEnd::ResetByDevice;
+        return Some(FlowEnd::ResetByDevice);
     };
-    let spliced = splice(&mut near, &mut far, connection.half_close, &mut outcome.passed);
+    let mut passed = Passed::default();
+    let spliced = splice(&mut near, &mut far, connection.half_close, &mut passed);
     let end = match ended.run_until_cancelled(spliced).await {
-        Some(SpliceEnd::Finished) => FlowEnd::Finished,
-        Some(SpliceEnd::NearFailed(_)) => FlowEnd::ResetByDevice,
-        Some(SpliceEnd::FarFailed(_)) => FlowEnd::ResetByDestination,
+        Some(SpliceEnd::Finished) => Some(FlowEnd::Finished),
+        Some(SpliceEnd::NearFailed(_)) => Some(FlowEnd::ResetByDevice),
+        Some(SpliceEnd::FarFailed(_)) => Some(FlowEnd::ResetByDestination),
         None => {
             near.reset();
             far.reset();
-            end_of(session.why())
+            None
         }
     };
+    (outcome.carried.bytes_up, outcome.carried.bytes_down) = (passed.up, passed.down);
     drop(guard);
     end
 }

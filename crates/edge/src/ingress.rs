@@ -105,7 +105,7 @@ async fn serve_connection(
         Ok(Ok(Some(Door::Device(stream)))) => {
             let Some(key) = tls::presented_public_key(stream.get_ref().1).map(<[u8]>::to_vec) else { return };
             let key = PresentedKey::new(key);
-            crate::device::serve(shared, doors.enrolment.clone(), *stream, peer, key).await;
+            crate::device::serve_http2(shared, doors.enrolment.clone(), *stream, peer, key).await;
         }
         Ok(Ok(Some(Door::Web(stream)))) => serve_web(&shared, &doors, *stream, peer).await,
         Ok(Ok(None)) => tracing::debug!(peer = %peer, "asked for a name that is not served"),

@@ -1,6 +1,7 @@
 //! Every way in, decide, route, dial through a tunnel, record.
 //!
-//! An [`Edge`] listens for devices and API clients on one port ([`ingress`]) and for connectors on another ([`tunnel`]).
+//! An [`Edge`] listens for devices and API clients on one port ([`ingress`]; on UDP, [`device`]) and for connectors on
+//! another ([`tunnel`]).
 //! [`flow`] is the life of one flow in the design's order: decide on a snapshot, dial through a connection, splice,
 //! record. What it decides by arrives as batches of changes ([`snapshots`]), what it did leaves as records; it asks no
 //! database anything.
@@ -90,12 +91,13 @@ impl Edge {
         let ingress = ingress::Ingress::bind(
             config.https,
             &config.identity,
-            config.names,
+            config.names.clone(),
             config.management,
             config.enrolment,
         )?;
         let tunnel = tunnel::bind(config.tunnel, &config.tunnel_identity)?;
         let https = ingress.address();
+        let quic = device::QuicListener::bind(https, &config.identity, config.names)?;
         let tunnel_address = tunnel.local_addr().map_err(|source| StartError::Listen {
             listener: "tunnel",
             address: config.tunnel,
@@ -104,6 +106,7 @@ impl Edge {
         shared.tasks.spawn(snapshots::follow(Arc::clone(&shared), ends.changes));
         shared.tasks.spawn(tunnel::obey(Arc::clone(&shared), ends.commands));
         shared.tasks.spawn(ingress.serve(Arc::clone(&shared)));
+        shared.tasks.spawn(quic.serve(Arc::clone(&shared)));
         shared.tasks.spawn(tunnel::serve(Arc::clone(&shared), tunnel));
         Ok(Self { shared, https, tunnel: tunnel_address })
     }

@@ -37,6 +37,7 @@ fn log(record: &FlowRecord) {
         id = %record.flow,
         end = record.end.as_str(),
         outcome = if matches!(record.end, FlowEnd::Refused(_)) { "refused" } else { "carried" },
+        protocol = record.protocol.as_str(),
         dst = %record.destination,
         device = %record.device,
         user = record.user,
@@ -46,6 +47,8 @@ fn log(record: &FlowRecord) {
         snapshot = record.snapshot,
         bytes_up = record.bytes_up,
         bytes_down = record.bytes_down,
+        datagrams_up = record.datagrams_up,
+        datagrams_down = record.datagrams_down,
         milliseconds = u64::try_from(record.lasted.as_millis()).unwrap_or(u64::MAX),
         "flow"
     );

@@ -140,3 +140,101 @@ async fn a_name_that_is_not_served_gets_nothing() {
     assert!(chain.handshake("edge.test").await.is_ok());
     assert!(chain.handshake("elsewhere.test").await.is_err());
 }
+
+#[tokio::test]
+async fn a_device_on_quic_has_its_flows_carried_and_refused_alike() {
+    let mut chain = Chain::start().await;
+    let device = chain.quic_device().await;
+    assert_eq!(device.connect(TARGET).await.err(), Some(Some(Refusal::NoConnection)));
+    assert_eq!(device.connect(ELSEWHERE).await.err(), Some(Some(Refusal::Unroutable)));
+    assert_eq!(device.connect("127.0.0.1:80").await.err(), Some(Some(Refusal::NeverDialled)));
+    assert_eq!(device.connect("localhost:80").await.err(), Some(Some(Refusal::Unroutable)));
+    let _connector = chain.connector(Answer::EchoAfterEnd).await;
+    let mut flow = device.connect(TARGET).await.unwrap();
+    assert_eq!(peers::quic::request(&mut flow, b"request").await.unwrap(), b"request");
+    while chain.flow_record().await.end != FlowEnd::Finished {}
+}
+
+#[tokio::test]
+async fn a_device_on_quic_notices_the_reset_of_its_destination() {
+    let chain = Chain::start().await;
+    let _connector = chain.connector(Answer::Reset).await;
+    let device = chain.quic_device().await;
+    let mut flow = device.connect(TARGET).await.unwrap();
+    assert_eq!(peers::quic::request(&mut flow, b"x").await, None);
+}
+
+#[tokio::test]
+async fn a_revoked_device_on_quic_is_cut_and_told() {
+    let mut chain = Chain::start().await;
+    let _connector = chain.connector(Answer::EchoAfterEnd).await;
+    let device = chain.quic_device().await;
+    let mut events = device.events().await;
+    assert!(matches!(events.next().await, Some(Event::State(_))));
+    let mut flow = device.connect(TARGET).await.unwrap();
+    let revoked = std::time::Instant::now();
+    chain.change(Change::RegistrationPut(registration(true))).await;
+    assert_eq!(peers::quic::read_all(&mut flow).await, None);
+    assert_eq!(events.next().await, Some(Event::Revoked));
+    device.quic.closed().await;
+    assert!(revoked.elapsed() < Duration::from_secs(1), "{:?}", revoked.elapsed());
+    assert_eq!(chain.flow_record().await.end, FlowEnd::Revoked);
+    let device = chain.quic_device().await;
+    let quinn::ConnectionError::ApplicationClosed(close) = device.quic.closed().await else {
+        panic!("the edge says why")
+    };
+    assert_eq!(close.error_code, adit_wire::device::CLOSE_UNKNOWN.into());
+}
+
+#[tokio::test]
+async fn one_process_may_have_both_carriers_and_a_second_one_ends_them() {
+    let chain = Chain::start().await;
+    let first = chain.device().await;
+    let mut first_events = first.events().await;
+    assert!(matches!(first_events.next().await, Some(Event::State(_))));
+    let beside = chain.quic_device_of(first.instance).await;
+    let mut beside_events = beside.events().await;
+    assert!(matches!(beside_events.next().await, Some(Event::State(_))));
+    let second = chain.quic_device().await;
+    let mut second_events = second.events().await;
+    assert!(matches!(second_events.next().await, Some(Event::State(_))));
+    assert_eq!(first_events.next().await, Some(Event::Superseded));
+    assert_eq!(beside_events.next().await, Some(Event::Superseded));
+}
+
+#[tokio::test]
+async fn a_stopping_edge_tells_its_devices_first() {
+    let chain = Chain::start().await;
+    let http2 = chain.device().await;
+    let quic = chain.quic_device_of(http2.instance).await;
+    let (mut http2, mut quic) = (http2.events().await, quic.events().await);
+    assert!(matches!(http2.next().await, Some(Event::State(_))));
+    assert!(matches!(quic.next().await, Some(Event::State(_))));
+    chain.stop().await;
+    assert_eq!(http2.next().await, Some(Event::Draining));
+    assert_eq!(quic.next().await, Some(Event::Draining));
+}
+
+#[tokio::test]
+async fn a_device_on_quic_may_have_more_flows_than_it_may_open_at_first() {
+    let chain = Chain::start().await;
+    let _connector = chain.connector(Answer::EchoAfterEnd).await;
+    let device = chain.quic_device().await;
+    let mut flows = Vec::new();
+    for _ in 0..600 {
+        flows.push(device.connect(TARGET).await.unwrap());
+    }
+    for flow in &mut flows {
+        assert_eq!(peers::quic::request(flow, b"x").await.unwrap(), b"x");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_served_gets_nothing_on_quic_either() {
+    let chain = Chain::start().await;
+    let device = chain.try_quic_device("quic.cftunnel.com").await.unwrap();
+    let quinn::ConnectionError::ApplicationClosed(close) = device.quic.closed().await else {
+        panic!("the edge says why")
+    };
+    assert_eq!(&close.reason[..], b"this name is not served here");
+}

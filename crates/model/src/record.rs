@@ -114,6 +114,10 @@ pub struct FlowRecord {
     pub bytes_up: u64,
     /// Bytes from the destination to the device.
     pub bytes_down: u64,
+    /// Datagrams from the device to the destination; none in TCP.
+    pub datagrams_up: u64,
+    /// Datagrams from the destination to the device; none in TCP.
+    pub datagrams_down: u64,
     /// When it began.
     pub began: SystemTime,
     /// How long it lasted.
@@ -127,6 +131,8 @@ pub struct FlowRecord {
 pub enum FlowEnd {
     /// Both directions ended with all their bytes.
     Finished,
+    /// A flow of datagrams, which has no end of its own, carried nothing for long.
+    Idle,
     /// The device's side was reset.
     ResetByDevice,
     /// The destination's side, or its connector, was reset.
@@ -144,6 +150,7 @@ impl FlowEnd {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Finished => "finished",
+            Self::Idle => "idle",
             Self::ResetByDevice => "reset-by-device",
             Self::ResetByDestination => "reset-by-destination",
             Self::Revoked => "registration-revoked",

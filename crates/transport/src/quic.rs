@@ -21,13 +21,27 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// The application error code of every reset and close (tunnel protocol, 2.5 and 3.5).
 pub const NO_ERROR: VarInt = VarInt::from_u32(0);
 
-/// Which side an endpoint is, since the parameters of section 2.1 differ.
+/// What connections of one kind may do, and for how long they live without a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Dials, keeps alive, and lets the peer open as many streams as it likes.
-    Dialing,
-    /// Listens, and opens the streams.
-    Listening,
+pub struct Limits {
+    /// How long the peer may be silent before its connection is dead. The shorter one of both sides counts.
+    pub idle_timeout: Duration,
+    /// How often we show that we live, when there is nothing else to say.
+    pub keep_alive: Option<Duration>,
+    /// Bidirectional streams that the peer may have open at once. quinn keeps a slot for each from the start, some 24 bytes.
+    pub incoming_streams: u32,
+}
+
+impl Limits {
+    /// The side of the tunnel protocol that dials, keeps alive, and lets the peer open as many streams as it likes.
+    pub const CONNECTOR: Self = Self {
+        idle_timeout: IDLE_TIMEOUT,
+        keep_alive: Some(KEEP_ALIVE),
+        incoming_streams: MAX_INCOMING_STREAMS,
+    };
+    /// The side of the tunnel protocol that listens, and opens the streams.
+    pub const EDGE: Self =
+        Self { idle_timeout: IDLE_TIMEOUT, keep_alive: None, incoming_streams: MAX_CONNECTOR_STREAMS };
 }
 
 /// An endpoint could not be made.
@@ -47,14 +61,26 @@ pub enum EndpointError {
     Tls(#[source] quinn::crypto::rustls::NoInitialCipherSuite),
 }
 
-/// An endpoint that listens at `address`.
+/// An endpoint that listens for connectors at `address`.
 ///
 /// # Errors
 /// The address is in use or not this host's, or `tls` lacks what QUIC needs.
 pub fn listen(address: SocketAddr, tls: ServerConfig) -> Result<Endpoint, EndpointError> {
+    listen_with(address, tls, Limits::EDGE)
+}
+
+/// An endpoint that listens at `address`, with these limits.
+///
+/// # Errors
+/// The address is in use or not this host's, or `tls` lacks what QUIC needs.
+pub fn listen_with(
+    address: SocketAddr,
+    tls: ServerConfig,
+    limits: Limits,
+) -> Result<Endpoint, EndpointError> {
     let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls).map_err(EndpointError::Tls)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(Arc::new(transport_config(Side::Listening))).migration(true);
+    config.transport_config(Arc::new(transport_config(limits))).migration(true);
     config.max_incoming(MAX_HANDSHAKES).incoming_buffer_size_total(MAX_HANDSHAKES as u64 * (16 << 10));
     endpoint(address, Some(config))
 }
@@ -67,38 +93,39 @@ pub fn dialer(address: SocketAddr) -> Result<Endpoint, EndpointError> {
     endpoint(address, None)
 }
 
-/// What a dialling endpoint needs to know for one connection.
+/// What a dialling endpoint needs to know for one connection of a connector.
 ///
 /// # Errors
 /// `tls` lacks what QUIC needs.
 pub fn client_config(tls: ClientConfig) -> Result<quinn::ClientConfig, EndpointError> {
+    client_config_with(tls, Limits::CONNECTOR)
+}
+
+/// What a dialling endpoint needs to know for one connection, with these limits.
+///
+/// # Errors
+/// `tls` lacks what QUIC needs.
+pub fn client_config_with(tls: ClientConfig, limits: Limits) -> Result<quinn::ClientConfig, EndpointError> {
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).map_err(EndpointError::Tls)?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport_config(Side::Dialing)));
+    config.transport_config(Arc::new(transport_config(limits)));
     Ok(config)
 }
 
-fn transport_config(side: Side) -> quinn::TransportConfig {
+fn transport_config(limits: Limits) -> quinn::TransportConfig {
     let mut config = quinn::TransportConfig::default();
     config
-        .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("five seconds are a valid idle timeout")))
+        .max_idle_timeout(limits.idle_timeout.try_into().ok())
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(CONNECTION_WINDOW.into())
         .send_window(u64::from(CONNECTION_WINDOW))
         .datagram_receive_buffer_size(Some(1 << 20))
         .initial_rtt(Duration::from_millis(50))
+        .keep_alive_interval(limits.keep_alive)
+        .max_concurrent_bidi_streams(limits.incoming_streams.into())
         .max_concurrent_uni_streams(0_u8.into())
         .ack_frequency_config(Some(ack_frequency()))
         .mtu_discovery_config(Some(mtu_discovery()));
-    match side {
-        Side::Dialing => {
-            config.keep_alive_interval(Some(KEEP_ALIVE));
-            config.max_concurrent_bidi_streams(MAX_INCOMING_STREAMS);
-        }
-        Side::Listening => {
-            config.max_concurrent_bidi_streams(MAX_CONNECTOR_STREAMS.into());
-        }
-    }
     config
 }
 
@@ -229,7 +256,7 @@ const STREAM_WINDOW: u32 = 16 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
 /// Streams that an edge may have open at once on one connection. A cloudflared offers 2^60 (tunnel protocol, 2.1); quinn
 /// keeps a slot for each from the start, some 24 bytes, and an edge waits or takes another connection when all are taken.
-const MAX_INCOMING_STREAMS: VarInt = VarInt::from_u32(4096);
+const MAX_INCOMING_STREAMS: u32 = 4096;
 /// Streams that a connector may open at once: its control stream and short calls.
 const MAX_CONNECTOR_STREAMS: u32 = 128;
 /// Handshakes under way at once on one endpoint; more are dropped, and their clients try again.

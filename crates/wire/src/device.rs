@@ -1,19 +1,26 @@
 //! The device protocol: what an agent and an edge say to each other on TLS with ALPN `adit-device/1`.
 //!
-//! One HTTP/2 connection (RFC 9113) carries everything. The device proves itself with a raw public key (RFC 7250); the
-//! edge knows it by the key's hash.
+//! The device proves itself with a raw public key (RFC 7250); the edge knows it by the key's hash. There are two carriers, and
+//! a device may have both open: HTTP/2 (RFC 9113) over TLS, and QUIC (RFC 9000) on the same port of UDP.
 //!
-//! | request | meaning |
-//! | --- | --- |
-//! | `POST /adit/device/enroll` | binds the key to a service token; body [`EnrollRequest`], answer [`EnrollReply`] |
-//! | `GET /adit/device/events` | a stream of [`Event`]s, a JSON object a line, for as long as the device is connected |
-//! | `CONNECT address:port` | one TCP flow; 200 when the connector has dialled, else a [`REFUSAL_HEADER`] |
+//! | HTTP/2 request | on QUIC a stream that begins with a `ConnectRequest` | meaning |
+//! | --- | --- | --- |
+//! | `POST /adit/device/enroll` | | binds the key to a service token; body [`EnrollRequest`], answer [`EnrollReply`] |
+//! | `GET /adit/device/events` | HTTP, [`EVENTS_PATH`] | a stream of [`Event`]s, a JSON object a line, for as long as the device is connected |
+//! | `CONNECT address:port` | TCP, `address:port` | one flow; 200 when the connector has dialled, else a [`REFUSAL_HEADER`] |
 //!
-//! Here are the messages and their limits; the HTTP/2 is `transport`'s, and who may is the edge's to say.
+//! On QUIC request and answer are those of the tunnel protocol ([`ConnectRequest`](crate::tunnel::ConnectRequest)), what
+//! is a header in HTTP/2 is metadata of the same name, and a key that is not registered has its connection closed with
+//! [`CLOSE_UNKNOWN`]. Enrolment is HTTP/2's alone: it happens once, and TCP is never the slower one to be let through.
+//!
+//! A flow of another protocol than TCP says so by [`PROTOCOL_HEADER`], and carries capsules (RFC 9297) on its stream; on
+//! QUIC its datagrams go as DATAGRAM frames where they fit.
+//!
+//! Here are the messages and their limits; the carriers are `transport`'s, and who may is the edge's to say.
 
 use std::net::{IpAddr, SocketAddr};
 
-use adit_model::{Cidr, DeviceId, Refusal, RegistrationId};
+use adit_model::{Cidr, DeviceId, Protocol, Refusal, RegistrationId};
 use serde::{Deserialize, Serialize};
 
 /// The protocol's name in TLS (RFC 7301).
@@ -29,6 +36,10 @@ pub const INSTANCE_HEADER: &str = "adit-agent-instance";
 pub const VERSION_HEADER: &str = "adit-agent-version";
 /// Response header of a refused flow: a [`Refusal`] by name.
 pub const REFUSAL_HEADER: &str = "adit-refusal";
+/// Code with which an edge closes the QUIC connection of a key that is not registered, or no more.
+pub const CLOSE_UNKNOWN: u32 = 1;
+/// Code with which an edge closes the QUIC connection of a device that has too many of them.
+pub const CLOSE_TOO_MANY: u32 = 2;
 /// Key of the metadata by which adit's connector says in a `ConnectResponse` why a dial failed; a [`Refusal`] by name.
 pub const REFUSAL_METADATA: &str = "adit-refusal";
 /// Feature by which a connector announces that a flow's directions end one by one (tunnel protocol, 3.4, is without).
@@ -170,9 +181,15 @@ pub fn refusal_status(refusal: Refusal) -> u16 {
     }
 }
 
-/// Reads the destination of a `CONNECT`: an address and a port, IPv6 in brackets, no host name.
-pub fn destination(authority: &str) -> Option<SocketAddr> {
-    authority.parse().ok().filter(|destination: &SocketAddr| destination.port() != 0)
+/// Reads the destination of a flow: an address and a port, IPv6 in brackets, no host name. ICMP has no ports: 0 will do.
+pub fn destination(protocol: Protocol, authority: &str) -> Option<SocketAddr> {
+    let destination: SocketAddr = authority.parse().ok()?;
+    (destination.port() != 0 || protocol == Protocol::Icmp).then_some(destination)
+}
+
+/// Reads the [`PROTOCOL_HEADER`] of a flow, or its absence; `None` for a protocol that is not known.
+pub fn protocol(name: Option<&str>) -> Option<Protocol> {
+    name.map_or(Some(Protocol::Tcp), |name| name.parse().ok())
 }
 
 /// Feeds any bytes to the parsers of this module.
@@ -183,7 +200,8 @@ pub fn fuzz_event(data: &[u8]) {
         assert!(again.is_ok_and(|again| again == Some(event)), "an event reads as it was written");
     }
     if let Ok(text) = std::str::from_utf8(data) {
-        let _ = destination(text);
+        let found = destination(Protocol::Icmp, text);
+        assert!(found.is_none_or(|found| destination(Protocol::Icmp, &found.to_string()) == Some(found)));
     }
 }
 
@@ -207,10 +225,18 @@ mod tests {
 
     #[test]
     fn a_destination_is_an_address_with_a_port() {
-        assert_eq!(destination("[2001:db8::101]:6443").unwrap().port(), 6443);
+        assert_eq!(destination(Protocol::Tcp, "[2001:db8::101]:6443").unwrap().port(), 6443);
+        assert_eq!(destination(Protocol::Icmp, "198.51.100.101:0").unwrap().port(), 0);
         for wrong in ["example.com:443", "198.51.100.101", "198.51.100.101:0", "2001:db8::101:6443", ""] {
-            assert_eq!(destination(wrong), None, "{wrong}");
+            assert_eq!(destination(Protocol::Udp, wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_flow_without_a_protocol_is_tcp() {
+        assert_eq!(protocol(None), Some(Protocol::Tcp));
+        assert_eq!(protocol(Some("udp")), Some(Protocol::Udp));
+        assert_eq!(protocol(Some("sctp")), None);
     }
 
     proptest::proptest! {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_agent::EdgeAddress;
-use adit_model::{DeviceId, Refusal, RegistrationId};
+use adit_model::{DeviceId, Protocol, Refusal, RegistrationId};
 use adit_transport::splice::{HalfClose, Passed, splice};
 use adit_transport::tls::{Identity, device_server_config, presented_public_key};
 use adit_transport::{Duplex, http2, tcp};
@@ -219,7 +219,7 @@ async fn events(respond: &mut SendResponse<Bytes>, state: &State) {
 }
 
 async fn connect(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-    let destination = device::destination(request.uri().authority().unwrap().as_str()).unwrap();
+    let destination = device::destination(Protocol::Tcp, request.uri().authority().unwrap().as_str()).unwrap();
     let is = |address: &str| destination.ip() == address.parse::<IpAddr>().unwrap();
     if is(SLOW) {
         std::future::poll_fn(|context| respond.poll_reset(context)).await.ok();

@@ -1,5 +1,7 @@
 //! A device and a connector, made of the wire formats alone, and the edge between them.
 
+pub(crate) mod quic;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -12,7 +14,7 @@ use adit_model::{
     VirtualNetworkId,
 };
 use adit_transport::tls::{self, Identity};
-use adit_transport::{http2, quic};
+use adit_transport::{http2, quic as transport_quic};
 use adit_wire::device::{self, Event};
 use adit_wire::rpc::{
     ClientEvent, ClientInfo, ConnectionOptions, RegisterRequest, RegistrationClient, TunnelAuth, TunnelSecret,
@@ -131,6 +133,10 @@ impl Chain {
         }
     }
 
+    pub(crate) async fn stop(&self) {
+        self.edge.stop().await;
+    }
+
     pub(crate) async fn next_record(&mut self) -> Record {
         loop {
             let record = tokio::time::timeout(DEADLINE, self.records.recv()).await.unwrap().unwrap();
@@ -182,8 +188,9 @@ impl Chain {
 
     pub(crate) async fn try_connector(&self, secret: &[u8]) -> Result<Connector, String> {
         let roots = tls::roots_from_pem(&self.authority).unwrap();
-        let config = quic::client_config(tls::client_config(roots, &[b"argotunnel"]).unwrap()).unwrap();
-        let endpoint = quic::dialer("127.0.0.1:0".parse().unwrap()).unwrap();
+        let config =
+            transport_quic::client_config(tls::client_config(roots, &[b"argotunnel"]).unwrap()).unwrap();
+        let endpoint = transport_quic::dialer("127.0.0.1:0".parse().unwrap()).unwrap();
         let quic =
             endpoint.connect_with(config, self.edge.tunnel(), "quic.cftunnel.com").unwrap().await.unwrap();
         let (send, receive) = quic.open_bi().await.unwrap();
@@ -316,7 +323,7 @@ async fn serve_flow(
 /// A device's connection.
 pub(crate) struct Device {
     requests: SendRequest<Bytes>,
-    instance: Uuid,
+    pub(crate) instance: Uuid,
 }
 
 impl Device {
