@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use adit_model::{ConnectionId, ConnectorId, TunnelId};
+use adit_model::{ConnectionId, ConnectorId, Protocol, TunnelId};
 use adit_policy::Snapshot;
-use adit_transport::quic::NO_ERROR;
 use adit_transport::splice::HalfClose;
+use adit_wire::datagram::Generation;
 
+use crate::carrier::{Carrier, Datagrams, Features};
 use crate::limits::MAX_CONNECTIONS_PER_TUNNEL;
+use crate::pulse::Pulse;
 
 /// One connection of a connector, registered.
 #[derive(Debug)]
@@ -19,7 +22,9 @@ pub struct Connection {
     pub(crate) connector: ConnectorId,
     pub(crate) index: u8,
     pub(crate) half_close: HalfClose,
-    pub(crate) quic: quinn::Connection,
+    pub(crate) carrier: Carrier,
+    features: Features,
+    pulse: Arc<Pulse>,
     leaving: AtomicBool,
     reported: AtomicBool,
     flows: AtomicUsize,
@@ -30,16 +35,19 @@ impl Connection {
         id: ConnectionId,
         tunnel: TunnelId,
         (connector, index): (ConnectorId, u8),
-        half_close: HalfClose,
-        quic: quinn::Connection,
+        features: Features,
+        carrier: Carrier,
+        pulse: Arc<Pulse>,
     ) -> Self {
         Self {
             id,
             tunnel,
             connector,
             index,
-            half_close,
-            quic,
+            half_close: features.half_close,
+            carrier,
+            features,
+            pulse,
             leaving: AtomicBool::new(false),
             reported: AtomicBool::new(false),
             flows: AtomicUsize::new(0),
@@ -48,7 +56,36 @@ impl Connection {
 
     /// Whether new flows may go to it.
     fn takes_flows(&self) -> bool {
-        !self.leaving.load(Ordering::Relaxed) && self.quic.close_reason().is_none()
+        !self.leaving.load(Ordering::Relaxed) && self.pulse.answers() && self.carrier.is_open()
+    }
+
+    /// Whether flows of this protocol can be carried: to a connector that is not ours, datagrams need QUIC.
+    fn carries(&self, protocol: Protocol) -> bool {
+        match (protocol, &self.carrier) {
+            (Protocol::Tcp, _) => true,
+            (Protocol::Udp | Protocol::Icmp, _) if self.features.datagram_streams => true,
+            (Protocol::Udp, Carrier::Quic(carrier)) => carrier.connection.max_datagram_size().is_some(),
+            (Protocol::Icmp, Carrier::Quic(carrier)) => {
+                self.features.generation != Generation::V1 && carrier.connection.max_datagram_size().is_some()
+            }
+            (Protocol::Udp | Protocol::Icmp, Carrier::Http2(_)) => false,
+        }
+    }
+
+    /// What one more flow would wait for: those before it, each as long as the way is.
+    fn cost(&self) -> Duration {
+        let flows = u32::try_from(self.flows.load(Ordering::Relaxed)).unwrap_or(u32::MAX - 1);
+        self.pulse.round_trip().max(NEAR).saturating_mul(flows + 1)
+    }
+
+    /// Waits until the connector does not answer any more, or its connection has ended.
+    pub(crate) async fn lost(&self) {
+        self.pulse.lost().await;
+    }
+
+    /// Waits until its transport has ended.
+    pub(crate) async fn ended(&self) {
+        self.carrier.ended().await;
     }
 
     /// Whether its end has yet to be reported; true once.
@@ -62,8 +99,20 @@ impl Connection {
         FlowGuard(Arc::clone(self))
     }
 
+    /// Where UDP and ICMP flows go, if they go in sessions.
+    #[allow(dead_code, reason = "what carries flows of datagrams is built on it")]
+    pub(crate) fn sessions(&self) -> Option<(&quinn::Connection, &Arc<crate::datagram::SessionTable>)> {
+        match &self.carrier {
+            Carrier::Quic(carrier) => match &carrier.datagrams {
+                Datagrams::Sessions(table) => Some((&carrier.connection, table)),
+                Datagrams::Streams(_) => None,
+            },
+            Carrier::Http2(_) => None,
+        }
+    }
+
     pub(crate) fn close(&self, reason: &'static str) {
-        self.quic.close(NO_ERROR, reason.as_bytes());
+        self.carrier.close(reason);
     }
 }
 
@@ -121,14 +170,24 @@ impl Connections {
         removed
     }
 
-    /// The connection of the tunnel that has the least to do, and of those the nearest; none of `tried`.
-    pub(crate) fn choose(&self, tunnel: TunnelId, tried: &[ConnectionId]) -> Option<Arc<Connection>> {
+    /// The connection of the tunnel by which a flow of this protocol is served soonest: few flows before it, a short way.
+    /// None of `tried`, and rather of another connector than they are, since a process or host that fails fails whole.
+    pub(crate) fn choose(
+        &self,
+        tunnel: TunnelId,
+        protocol: Protocol,
+        tried: &[Arc<Connection>],
+    ) -> Option<Arc<Connection>> {
         let by_tunnel = self.by_tunnel.read().unwrap_or_else(PoisonError::into_inner);
         by_tunnel
             .get(&tunnel)?
             .iter()
-            .filter(|connection| connection.takes_flows() && !tried.contains(&connection.id))
-            .min_by_key(|connection| (connection.flows.load(Ordering::Relaxed), connection.quic.rtt()))
+            .filter(|connection| connection.takes_flows() && connection.carries(protocol))
+            .filter(|connection| !tried.iter().any(|tried| tried.id == connection.id))
+            .min_by_key(|connection| {
+                let failed = tried.iter().any(|tried| tried.connector == connection.connector);
+                (failed, connection.cost())
+            })
             .cloned()
     }
 
@@ -164,3 +223,6 @@ impl Connections {
         self.by_tunnel.read().unwrap_or_else(PoisonError::into_inner).values().map(Vec::len).sum()
     }
 }
+
+/// Round trips up to this are alike: below it, what is measured is mostly how busy a processor was.
+const NEAR: Duration = Duration::from_millis(5);

@@ -1,27 +1,41 @@
-//! Step 7 of a flow: a stream on a connection of the tunnel, the request, and the connector's answer.
+//! Step 7 of a flow: a stream or a session on a connection of the tunnel, the request, and the connector's answer.
+//!
+//! What a flow travels on does not matter to who dials: [`dial`] gives a stream, [`dial_datagrams`] packets, [`request`] an
+//! exchange of HTTP. What always holds: a flow is tried again only if nothing of it can have arrived, once, on another
+//! connection; and every wait has a deadline, or ends when the connector does not answer any more.
 
-use std::net::SocketAddr;
+mod request;
+mod stream;
+
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use adit_model::{ConnectionId, FlowId, Refusal, TunnelId};
+use adit_model::{ConnectionId, FlowId, Protocol, Refusal, TunnelId};
 use adit_transport::Duplex;
-use adit_transport::quic::{self, QuicReader, QuicWriter};
 use adit_wire::device::REFUSAL_METADATA;
-use adit_wire::tunnel::{
-    ConnectRequest, ConnectResponse, ConnectionType, METADATA_FLOW_ID, METADATA_RATE_LIMITED, Metadata,
-};
-use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncReadExt;
+use adit_wire::tunnel::{ConnectResponse, METADATA_RATE_LIMITED};
+
+pub(crate) use request::{OriginAnswer, OriginExchange, OriginRequest, PendingAnswer, request};
 
 use crate::Shared;
 use crate::connections::{Connection, FlowGuard};
-use crate::limits::{DIAL_ATTEMPTS, DIAL_DEADLINE, MAX_RESPONSE_BYTES};
+use crate::datagram::{self, FarDatagrams};
+use crate::far::{FarReader, FarWriter};
+use crate::limits::{DIAL_ATTEMPTS, DIAL_DEADLINE};
 
 /// A flow that the connector has dialled.
 #[derive(Debug)]
 pub(crate) struct Dialled {
     pub(crate) connection: Arc<Connection>,
-    pub(crate) stream: Duplex<QuicReader, QuicWriter>,
+    pub(crate) stream: Duplex<FarReader, FarWriter>,
+    pub(crate) guard: FlowGuard,
+}
+
+/// A flow of datagrams that the connector takes.
+#[derive(Debug)]
+pub(crate) struct DialledDatagrams {
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) far: FarDatagrams,
     pub(crate) guard: FlowGuard,
 }
 
@@ -35,142 +49,155 @@ pub(crate) struct NotDialled {
 }
 
 /// Why one attempt failed.
-enum Failure {
+#[derive(Debug)]
+pub(crate) enum Failure {
     /// The connection was lost before it answered: another may do.
     Lost,
     /// The connector answered, or did not in time.
     Answered(Refusal, String),
 }
 
-/// Dials through the tunnel's best connection, and through another if that one is lost before it answered.
+impl Failure {
+    /// The connector is at fault, or cannot be understood.
+    pub(crate) fn connector(words: impl Into<String>) -> Self {
+        Self::Answered(Refusal::ConnectorError, words.into())
+    }
+
+    /// The connector does not say by name what is wrong: there is only the text of Go's net package.
+    pub(crate) fn in_words(words: String) -> Self {
+        let known = [
+            ("connection refused", Refusal::Refused),
+            ("no route to host", Refusal::HostUnreachable),
+            ("network is unreachable", Refusal::NetworkUnreachable),
+            ("i/o timeout", Refusal::TimedOut),
+            ("deadline exceeded", Refusal::TimedOut),
+            ("too many active flows", Refusal::TooManyFlows),
+        ];
+        let refusal = known
+            .into_iter()
+            .find(|(part, _)| words.contains(part))
+            .map_or(Refusal::ConnectorError, |(_, refusal)| refusal);
+        Self::Answered(refusal, words)
+    }
+}
+
+/// Dials TCP through the tunnel's best connection, and through another if that one is lost before it answered.
 pub(crate) async fn dial(
     shared: &Shared,
     tunnel: TunnelId,
     flow: FlowId,
     destination: SocketAddr,
 ) -> Result<Dialled, NotDialled> {
-    let mut tried = Vec::with_capacity(DIAL_ATTEMPTS);
+    let attempt =
+        |connection: Arc<Connection>| async move { stream::tcp(&connection, flow, destination).await };
+    let (connection, stream, guard) = attempts(shared, tunnel, Protocol::Tcp, attempt).await?;
+    Ok(Dialled { connection, stream, guard })
+}
+
+/// Opens a flow of UDP or ICMP datagrams, in the same way. `source` is the device's address, by which connectors that are
+/// not ours tell those apart who ask for echoes.
+pub(crate) async fn dial_datagrams(
+    shared: &Shared,
+    tunnel: TunnelId,
+    flow: FlowId,
+    protocol: Protocol,
+    destination: SocketAddr,
+    source: IpAddr,
+) -> Result<DialledDatagrams, NotDialled> {
+    let attempt = |connection: Arc<Connection>| async move {
+        let Some((quic, sessions)) = connection.sessions() else {
+            let flow = stream::datagrams(&connection, flow, protocol, destination).await?;
+            return Ok(FarDatagrams::of_stream(flow));
+        };
+        match protocol {
+            Protocol::Tcp => Err(Failure::connector("TCP has no datagrams")),
+            Protocol::Udp => datagram::session(&shared.tasks, quic, sessions, destination).await,
+            Protocol::Icmp => datagram::echoes(quic, sessions, destination.ip(), source),
+        }
+    };
+    let (connection, far, guard) = attempts(shared, tunnel, protocol, attempt).await?;
+    Ok(DialledDatagrams { connection, far, guard })
+}
+
+/// Tries the tunnel's best connection, and another one if that is lost.
+async fn attempts<T, F>(
+    shared: &Shared,
+    tunnel: TunnelId,
+    protocol: Protocol,
+    attempt: impl Fn(Arc<Connection>) -> F,
+) -> Result<(Arc<Connection>, T, FlowGuard), NotDialled>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let mut tried: Vec<Arc<Connection>> = Vec::with_capacity(DIAL_ATTEMPTS);
     while tried.len() < DIAL_ATTEMPTS {
-        let Some(connection) = shared.connections.choose(tunnel, &tried) else { break };
+        let Some(connection) = shared.connections.choose(tunnel, protocol, &tried) else { break };
         let guard = connection.begin_flow();
-        let attempt = tokio::time::timeout(DIAL_DEADLINE, attempt(&connection, flow, destination)).await;
-        match attempt.unwrap_or_else(|_| {
-            Err(Failure::Answered(Refusal::TimedOut, "no answer from the connector".into()))
-        }) {
-            Ok(stream) => return Ok(Dialled { connection, stream, guard }),
+        let outcome = tokio::select! {
+            outcome = tokio::time::timeout(DIAL_DEADLINE, attempt(Arc::clone(&connection))) => {
+                let late = || Err(Failure::Answered(Refusal::TimedOut, "no answer from the connector".into()));
+                outcome.unwrap_or_else(|_| late())
+            }
+            () = connection.lost() => Err(Failure::Lost),
+        };
+        match outcome {
+            Ok(dialled) => return Ok((connection, dialled, guard)),
             Err(Failure::Answered(refusal, detail)) => {
                 return Err(NotDialled { refusal, connection: Some(connection.id), detail });
             }
             Err(Failure::Lost) => {
-                tracing::debug!(flow = %flow, connection = %connection.id, "connection lost while dialling");
+                tracing::debug!(connection = %connection.id, "connection lost while dialling");
                 shared.metrics.dial_retried();
-                tried.push(connection.id);
+                tried.push(connection);
             }
         }
     }
     let detail = if tried.is_empty() {
-        "no live connection of the tunnel".to_owned()
+        format!("no live connection of the tunnel that carries {protocol}")
     } else {
         format!("{} connections were lost while dialling", tried.len())
     };
-    Err(NotDialled { refusal: Refusal::NoConnection, connection: tried.last().copied(), detail })
+    let connection = tried.last().map(|connection| connection.id);
+    Err(NotDialled { refusal: Refusal::NoConnection, connection, detail })
 }
 
-async fn attempt(
-    connection: &Connection,
-    flow: FlowId,
-    destination: SocketAddr,
-) -> Result<Duplex<QuicReader, QuicWriter>, Failure> {
-    let (mut send, mut receive) = connection.quic.open_bi().await.map_err(|_| Failure::Lost)?;
-    let request = ConnectRequest {
-        dest: destination.to_string(),
-        kind: ConnectionType::Tcp,
-        metadata: vec![Metadata::new(METADATA_FLOW_ID, flow.to_string())],
-    };
-    let mut bytes = BytesMut::new();
-    request
-        .encode(&mut bytes)
-        .map_err(|error| Failure::Answered(Refusal::ConnectorError, error.to_string()))?;
-    // One write: an unmodified connector reads the version with a single call (tunnel protocol, 3.1).
-    send.write_chunk(bytes.freeze()).await.map_err(|_| Failure::Lost)?;
-    let (response, ahead) = read_response(&mut receive).await?;
-    if response.error.is_empty() {
-        return Ok(quic::duplex(send, receive, ahead));
-    }
-    Err(Failure::Answered(refusal_of(&response), response.error))
-}
-
-async fn read_response(receive: &mut quinn::RecvStream) -> Result<(ConnectResponse, Bytes), Failure> {
-    let failed = |text: &str| Failure::Answered(Refusal::ConnectorError, text.to_owned());
-    let mut bytes = BytesMut::with_capacity(512);
-    loop {
-        match ConnectResponse::decode(&bytes) {
-            Ok(Some((response, consumed))) => {
-                let ahead = bytes.split_off(consumed).freeze();
-                return Ok((response, ahead));
-            }
-            Ok(None) if bytes.len() >= MAX_RESPONSE_BYTES => return Err(failed("the answer is too long")),
-            Ok(None) => {}
-            Err(error) => return Err(failed(&format!("the answer cannot be read: {error}"))),
-        }
-        match receive.read_buf(&mut bytes).await {
-            // 2022.5.3 closes a failed dial without an answer (tunnel protocol, 3.5).
-            Ok(0) => return Err(failed("the connector closed the stream without an answer")),
-            Ok(_) => {}
-            Err(error) if lost(&error) => return Err(Failure::Lost),
-            Err(_) => return Err(failed("the connector reset the stream without an answer")),
-        }
-    }
-}
-
-fn lost(error: &std::io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<quinn::ReadError>());
-    matches!(inner, Some(quinn::ReadError::ConnectionLost(_)))
-}
-
-/// adit's connector names the refusal; of an unmodified one there is only the text of Go's net package.
-fn refusal_of(response: &ConnectResponse) -> Refusal {
+/// Why a connector says that there is no flow. adit's names the refusal.
+fn refusal_of(response: ConnectResponse) -> Failure {
     if let Some(refusal) = response.metadata(REFUSAL_METADATA).and_then(|name| name.parse().ok()) {
-        return refusal;
+        return Failure::Answered(refusal, response.error);
     }
     if response.metadata(METADATA_RATE_LIMITED) == Some("true") {
-        return Refusal::TooManyFlows;
+        return Failure::Answered(Refusal::TooManyFlows, response.error);
     }
-    let text = &response.error;
-    let known = [
-        ("connection refused", Refusal::Refused),
-        ("no route to host", Refusal::HostUnreachable),
-        ("network is unreachable", Refusal::NetworkUnreachable),
-        ("i/o timeout", Refusal::TimedOut),
-        ("deadline exceeded", Refusal::TimedOut),
-    ];
-    known
-        .into_iter()
-        .find(|(part, _)| text.contains(part))
-        .map_or(Refusal::ConnectorError, |(_, refusal)| refusal)
+    Failure::in_words(response.error)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use adit_wire::tunnel::Metadata;
+
+    #[track_caller]
+    fn check(error: &str, metadata: Vec<Metadata>, expected: Refusal) {
+        match refusal_of(ConnectResponse { error: error.into(), metadata }) {
+            Failure::Answered(refusal, words) => assert_eq!((refusal, words.as_str()), (expected, error)),
+            Failure::Lost => panic!("an answer is an answer"),
+        }
+    }
 
     #[test]
     fn the_words_of_an_unmodified_connector_name_the_refusal() {
-        let of = |error: &str| refusal_of(&ConnectResponse { error: error.into(), metadata: Vec::new() });
-        assert_eq!(
-            of("unable to dial tcp to origin 10.0.0.1:1: dial tcp 10.0.0.1:1: connect: connection refused"),
-            Refusal::Refused
-        );
-        assert_eq!(of("dial tcp 10.0.0.1:1: i/o timeout"), Refusal::TimedOut);
-        assert_eq!(of("something else"), Refusal::ConnectorError);
+        let refused =
+            "unable to dial tcp to origin 10.0.0.1:1: dial tcp 10.0.0.1:1: connect: connection refused";
+        check(refused, Vec::new(), Refusal::Refused);
+        check("dial tcp 10.0.0.1:1: i/o timeout", Vec::new(), Refusal::TimedOut);
+        check("something else", Vec::new(), Refusal::ConnectorError);
+        check("any", vec![Metadata::new(METADATA_RATE_LIMITED, "true")], Refusal::TooManyFlows);
     }
 
     #[test]
     fn the_name_that_our_connector_gives_goes_before_the_words() {
         let metadata = vec![Metadata::new(REFUSAL_METADATA, "never-dialled")];
-        assert_eq!(
-            refusal_of(&ConnectResponse { error: "connection refused".into(), metadata }),
-            Refusal::NeverDialled
-        );
+        check("connection refused", metadata, Refusal::NeverDialled);
     }
 }

@@ -9,14 +9,20 @@
 //! What always holds: nothing is dialled before it is permitted; a refused flow ends at once and says why; a revoked
 //! registration's flows are cut; every handshake, dial and answer has a deadline.
 
+mod carrier;
 mod config;
 pub mod connections;
+#[allow(dead_code, reason = "what carries flows of datagrams is built on it")]
+mod datagram;
 mod device;
+#[allow(dead_code, unused_imports, reason = "what carries datagrams and requests is built on it")]
 mod dial;
+mod far;
 mod flow;
 mod ingress;
 mod limits;
 mod metrics;
+mod pulse;
 mod record;
 mod sessions;
 mod snapshots;
@@ -95,19 +101,15 @@ impl Edge {
             config.management,
             config.enrolment,
         )?;
-        let tunnel = tunnel::bind(config.tunnel, &config.tunnel_identity)?;
+        let tunnel = tunnel::Listener::bind(config.tunnel, &config.tunnel_identity)?;
         let https = ingress.address();
         let quic = device::QuicListener::bind(https, &config.identity, config.names)?;
-        let tunnel_address = tunnel.local_addr().map_err(|source| StartError::Listen {
-            listener: "tunnel",
-            address: config.tunnel,
-            source,
-        })?;
+        let tunnel_address = tunnel.address();
         shared.tasks.spawn(snapshots::follow(Arc::clone(&shared), ends.changes));
         shared.tasks.spawn(tunnel::obey(Arc::clone(&shared), ends.commands));
         shared.tasks.spawn(ingress.serve(Arc::clone(&shared)));
         shared.tasks.spawn(quic.serve(Arc::clone(&shared)));
-        shared.tasks.spawn(tunnel::serve(Arc::clone(&shared), tunnel));
+        shared.tasks.spawn(tunnel.serve(Arc::clone(&shared)));
         Ok(Self { shared, https, tunnel: tunnel_address })
     }
 

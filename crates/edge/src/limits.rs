@@ -8,8 +8,21 @@ pub(crate) const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const REGISTRATION_DEADLINE: Duration = Duration::from_secs(10);
 /// From opening a stream to the connector's answer: its own dial takes up to 5 s (tunnel protocol, 3.4).
 pub(crate) const DIAL_DEADLINE: Duration = Duration::from_secs(10);
-/// Connections that one flow is tried on when the one before was lost before it carried a byte.
-pub(crate) const DIAL_ATTEMPTS: usize = 3;
+/// Connections that one flow is tried on: the best, and another when that was lost before it carried a byte.
+pub(crate) const DIAL_ATTEMPTS: usize = 2;
+/// A connector that has shown no life for so long gets no new flows. It shows some every second; an old one every 2.5 s.
+pub(crate) const SILENT_AFTER: Duration = Duration::from_millis(3500);
+/// An HTTP/2 connection on which nothing came for so long is closed, as QUIC's is (tunnel protocol, 2.1).
+pub(crate) const GONE_AFTER: Duration = Duration::from_secs(6);
+/// How often it is seen to that connectors answer.
+pub(crate) const PULSE: Duration = Duration::from_millis(250);
+/// How often an HTTP/2 connection is probed.
+pub(crate) const HTTP2_PING: Duration = Duration::from_secs(1);
+/// A connector that has said farewell may keep its connection for its flows so long: its longest grace period is 3 minutes
+/// (tunnel protocol, 2.5).
+pub(crate) const LINGER: Duration = Duration::from_mins(5);
+/// UDP sessions of one connection at once, with a connector that is not ours.
+pub(crate) const MAX_SESSIONS_PER_CONNECTION: usize = 16_384;
 /// Largest answer to a request on a stream, in bytes: some hundred header lines.
 pub(crate) const MAX_RESPONSE_BYTES: usize = 64 << 10;
 /// TLS handshakes at once; more wait in the listen queue.

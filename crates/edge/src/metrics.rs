@@ -40,6 +40,7 @@ pub struct Metrics {
     devices: Gauge,
     registrations_refused: Counter,
     handshakes_failed: Counter,
+    handshakes_refused: Counter,
     records_dropped: Counter,
     snapshot: Gauge<i64, std::sync::atomic::AtomicI64>,
     retries: Counter<u64, AtomicU64>,
@@ -74,6 +75,11 @@ impl Metrics {
             "adit_edge_handshakes_failed",
             "TLS and QUIC handshakes that failed",
             self.handshakes_failed.clone(),
+        );
+        registry.register(
+            "adit_edge_handshakes_refused",
+            "Handshakes of connectors that were refused: too many at once, or too often from one source",
+            self.handshakes_refused.clone(),
         );
         registry.register(
             "adit_edge_records_dropped",
@@ -120,6 +126,10 @@ impl Metrics {
 
     pub(crate) fn handshake_failed(&self) {
         self.handshakes_failed.inc();
+    }
+
+    pub(crate) fn handshake_refused(&self) {
+        self.handshakes_refused.inc();
     }
 
     pub(crate) fn dial_retried(&self) {

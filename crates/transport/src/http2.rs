@@ -54,7 +54,17 @@ pub struct Http2Writer {
 
 /// An HTTP/2 stream as chunks.
 pub fn duplex(send: SendStream<Bytes>, receive: RecvStream) -> Duplex<Http2Reader, Http2Writer> {
-    Duplex::new(Http2Reader { stream: receive, owed: 0 }, Http2Writer { stream: send })
+    Duplex::new(reader(receive), writer(send))
+}
+
+/// The reading half of a stream as chunks.
+pub fn reader(receive: RecvStream) -> Http2Reader {
+    Http2Reader { stream: receive, owed: 0 }
+}
+
+/// The writing half of a stream as chunks.
+pub fn writer(send: SendStream<Bytes>) -> Http2Writer {
+    Http2Writer { stream: send }
 }
 
 impl ReadChunk for Http2Reader {
@@ -69,6 +79,10 @@ impl ReadChunk for Http2Reader {
                 Some(Ok(chunk)) => {
                     self.owed = chunk.len();
                     return Ok(Some(chunk));
+                }
+                // A server that has answered whole, and does not want the rest of the request (RFC 9113, 8.1).
+                Some(Err(error)) if error.is_reset() && error.reason() == Some(Reason::NO_ERROR) => {
+                    return Ok(None);
                 }
                 Some(Err(error)) => return Err(stream_error(error)),
             }

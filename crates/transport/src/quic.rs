@@ -181,8 +181,17 @@ pub struct QuicWriter {
 
 /// A QUIC stream as chunks, the first of which is `ahead`: what was read already behind a message at the start.
 pub fn duplex(send: SendStream, receive: RecvStream, ahead: Bytes) -> Duplex<QuicReader, QuicWriter> {
-    let reader = QuicReader { stream: receive, buffer: ReadBuffer::default(), ahead };
-    Duplex::new(reader, QuicWriter { stream: send })
+    Duplex::new(reader(receive, ahead), writer(send))
+}
+
+/// The reading half of a stream as chunks, the first of which is `ahead`.
+pub fn reader(receive: RecvStream, ahead: Bytes) -> QuicReader {
+    QuicReader { stream: receive, buffer: ReadBuffer::default(), ahead }
+}
+
+/// The writing half of a stream as chunks.
+pub fn writer(send: SendStream) -> QuicWriter {
+    QuicWriter { stream: send }
 }
 
 impl QuicWriter {
