@@ -1,9 +1,9 @@
 //! Body of the fuzz target of [`Stack::handle_packet`].
 
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use crate::{Config, Event, MAX_PACKET, Stack};
 
@@ -15,6 +15,9 @@ pub fn fuzz_packets(mut data: &[u8], start: Instant) {
         send_buffer: 4096,
         max_flows: 8,
         max_requests: 8,
+        datagram_queue: 4096,
+        datagram_total: 1 << 17,
+        max_datagram_flows: 8,
         ..Config::default()
     };
     let mut stack = Stack::new(config, start);
@@ -40,7 +43,12 @@ pub fn fuzz_packets(mut data: &[u8], start: Instant) {
             match action >> 1 & 7 {
                 0 | 1 => drop(stack.poll_read(&mut context, flow, &mut read, 1000)),
                 2 | 3 => drop(stack.poll_write(&mut context, flow, packet)),
-                4 => stack.finish(flow),
+                4 if action & 1 == 0 => stack.finish(flow),
+                4 => {
+                    let _ = stack.send(flow, Bytes::copy_from_slice(packet), now);
+                    while let Poll::Ready(Some(_)) = stack.poll_receive(&mut context, flow) {}
+                    stack.refuse_datagram(flow, crate::Refusal::TooLarge);
+                }
                 5 => stack.release(flow, now),
                 6 => now += Duration::from_millis(700),
                 _ => now += Duration::from_secs(70),
@@ -52,6 +60,6 @@ pub fn fuzz_packets(mut data: &[u8], start: Instant) {
             assert!(matches!(buffer[0] >> 4, 4 | 6));
         }
         let counts = stack.flow_counts();
-        assert!(counts.open <= 8 && counts.requested <= 8);
+        assert!(counts.open <= 8 && counts.requested <= 8 && counts.datagram <= 8);
     }
 }

@@ -1,8 +1,9 @@
-//! Packets to flows: user-space TCP over any packet source.
+//! Packets to flows: user-space TCP, UDP and ICMP echo over any packet source.
 //!
-//! A device's kernel routes private networks into a TUN interface; somebody has to be the other end of the TCP
+//! A device's kernel routes private networks into a TUN interface; somebody has to be the other end of the
 //! connections that arrive there. [`Stack`] is that end: IP packets in ([`Stack::handle_packet`]), IP packets out
-//! ([`Stack::poll_transmit`]), and between them one [`FlowId`] per TCP connection with a read side and a write side.
+//! ([`Stack::poll_transmit`]), and between them one [`FlowId`] per TCP connection with a read side and a write
+//! side, or per exchange of datagrams.
 //!
 //! What always holds:
 //!
@@ -16,18 +17,28 @@
 //!   not verified and those of outgoing ones hold only the pseudo-header's sum, as a device with checksum offload
 //!   (`virtio_net_hdr`) expects. That is worth a factor of 2 to 20 in throughput.
 //!
-//! What it does not do: UDP and ICMP (counted and dropped, see [`Counters`]), IP fragments (a TUN with an ordinary
-//! route never makes them for TCP), and congestion control (the hop is the local kernel, without loss or delay).
+//! - **Datagrams are flows too.** UDP between one pair of ends, and the echo requests of one `ping`: the first datagram asks,
+//!   and is held until the caller has decided; what finds a full queue is dropped. Silent flows end by themselves.
+//!
+//! What it does not do: other ICMP than echo (counted and dropped, see [`Counters`]), fragments of its own making (the
+//! local kernel takes packets longer than its interface's MTU), and congestion control (the hop is the local kernel, without
+//! loss or delay).
 
-mod flow;
+mod config;
+mod datagram;
 mod fuzz;
+mod interface;
 mod packet;
+mod reassembly;
 mod stack;
+mod table;
+mod tcp;
 
-pub use flow::FlowId;
+pub use config::Config;
 #[doc(hidden)]
 pub use fuzz::fuzz_packets;
-pub use stack::{
-    AcceptError, Config, Counters, Event, FlowCounts, MAX_PACKET, ReadError, Refusal, Stack, TcpOffload,
-    Transmit, WriteError,
+pub use interface::{
+    AcceptError, Counters, Event, FlowCounts, Offload, ReadError, Refusal, SendError, Transmit, WriteError,
 };
+pub use stack::{MAX_PACKET, Stack};
+pub use table::FlowId;

@@ -60,7 +60,7 @@ fn super_segments_are_multiples_of_the_clients_segment() {
     assert!(matches!(pair.write(flow, &vec![7; 200_000]), Poll::Ready(Ok(200_000))));
     let mut buffer = vec![0; adit_netstack::MAX_PACKET];
     let transmit = pair.stack.poll_transmit(&mut buffer, pair.now).unwrap();
-    let tcp = transmit.tcp.unwrap();
+    let tcp = transmit.offload.unwrap();
     assert_eq!((tcp.checksum_start, tcp.checksum_offset, tcp.header_len), (40, 16, 60));
     assert_eq!(tcp.segment_size, Some(1440));
     assert_eq!(transmit.len, 60 + 65475 / 1440 * 1440);
@@ -77,7 +77,7 @@ fn the_checksum_field_holds_the_sum_of_the_pseudo_header() {
     let sum: u32 = 0xc633 + 0x6465 + 0x6460 + 0x0002 + 6 + 25;
     let folded = (sum & 0xffff) + (sum >> 16);
     assert_eq!(u32::from(u16::from_be_bytes([buffer[36], buffer[37]])), folded);
-    assert_eq!(transmit.tcp.unwrap().segment_size, None);
+    assert_eq!(transmit.offload.unwrap().segment_size, None);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn each_side_may_close_while_the_other_goes_on() {
         pair.stack.finish(flow);
         pair.stack.release(flow, pair.now);
         pair.run_until("the flow is gone", |pair| pair.stack.flow_counts().open == 0);
-        assert_eq!(pair.client(client).state(), State::TimeWait);
+        assert_eq!(pair.client(client).state(), State::Closed);
 
         // The flow finishes first.
         let (client, flow) = pair.open(server);
@@ -121,6 +121,33 @@ fn each_side_may_close_while_the_other_goes_on() {
         pair.run_until("the flow is gone", |pair| pair.stack.flow_counts().open == 0);
         assert_eq!(pair.client(client).state(), State::Closed);
     }
+}
+
+/// The flags of the TCP packets that the stack has for the device.
+fn flags_sent(pair: &mut Pair) -> Vec<u8> {
+    let mut buffer = vec![0; adit_netstack::MAX_PACKET];
+    let mut flags = Vec::new();
+    while pair.stack.poll_transmit(&mut buffer, pair.now).is_some() {
+        flags.push(buffer[20 + 13]);
+    }
+    flags
+}
+
+#[test]
+fn a_client_that_closed_first_is_not_left_in_time_wait() {
+    const RST: u8 = 4;
+    let mut pair = Pair::new(Config::default());
+    let (client, flow) = pair.open(SERVER_V4);
+    pair.client(client).close();
+    pair.settle();
+    assert!(matches!(pair.read(flow, 100), Poll::Ready(Ok(end)) if end.is_empty()));
+    pair.stack.finish(flow);
+    pair.stack.release(flow, pair.now);
+    pair.only_to_client();
+    assert_eq!(pair.client(client).state(), State::TimeWait);
+    pair.only_to_stack();
+    assert_eq!(flags_sent(&mut pair), [RST]);
+    assert_eq!(pair.stack.flow_counts(), FlowCounts::default());
 }
 
 #[test]

@@ -124,7 +124,7 @@ impl Pair {
                 moved = true;
                 self.packets += 1;
                 let packet = self.buffer[..transmit.len].to_vec();
-                if transmit.tcp.is_none() {
+                if transmit.offload.is_none() {
                     self.not_tcp.push(packet.clone());
                 }
                 match (self.link)() {
@@ -139,6 +139,22 @@ impl Pair {
             if !moved && self.card.inbox.is_empty() {
                 return;
             }
+        }
+    }
+
+    /// Hands the client what the stack has for it, and lets it think, but not what it answers to the stack.
+    pub(crate) fn only_to_client(&mut self) {
+        while let Some(transmit) = self.stack.poll_transmit(&mut self.buffer, self.now) {
+            self.card.inbox.push_back(self.buffer[..transmit.len].to_vec());
+        }
+        let at = self.at();
+        self.interface.poll(at, &mut self.card, &mut self.sockets);
+    }
+
+    /// Hands the stack what the client has for it.
+    pub(crate) fn only_to_stack(&mut self) {
+        while let Some(packet) = self.card.outbox.pop_front() {
+            self.stack.handle_packet(&packet, self.now);
         }
     }
 

@@ -37,7 +37,7 @@ fn a_refused_flow_is_reset() {
         let mut pair = Pair::new(Config::default());
         let client = pair.connect(server);
         let flow = pair.requested();
-        pair.stack.refuse(flow, Refusal::Reset, pair.now);
+        pair.stack.refuse(flow, Refusal::Refused, pair.now);
         pair.settle();
         assert_eq!(pair.client(client).state(), State::Closed);
         assert_eq!(pair.stack.flow_counts(), FlowCounts::default());
@@ -122,10 +122,10 @@ fn a_segment_of_no_flow_is_reset() {
 #[test]
 fn other_protocols_are_counted_and_dropped() {
     let mut pair = Pair::new(Config::default());
-    let mut udp = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
-    udp.extend_from_slice(&[0; 8]);
-    pair.stack.handle_packet(&udp, pair.now);
-    pair.stack.handle_packet(&udp[..27], pair.now);
+    let mut sctp = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 132, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    sctp.extend_from_slice(&[0; 8]);
+    pair.stack.handle_packet(&sctp, pair.now);
+    pair.stack.handle_packet(&sctp[..27], pair.now);
     let counters = pair.stack.counters();
     assert_eq!((counters.received, counters.other_protocol, counters.malformed), (2, 1, 1));
 }

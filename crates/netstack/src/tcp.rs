@@ -1,4 +1,4 @@
-//! One accepted flow: a smoltcp interface with exactly one socket, and what smoltcp does not keep for us.
+//! One accepted TCP flow: a smoltcp interface with exactly one socket, and what smoltcp does not keep for us.
 //!
 //! An interface per flow costs some hundred bytes and makes every operation independent of the number of other flows;
 //! smoltcp's own socket set is walked from end to end on every poll.
@@ -14,12 +14,15 @@ use smoltcp::socket::tcp;
 use smoltcp::time::Instant as SmoltcpInstant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
 
-use crate::packet::{IPV4_HEADER, IPV6_HEADER, Segment, TCP_HEADER};
+use crate::packet::header_len;
+use crate::packet::tcp::{Segment, TCP_HEADER};
 
 /// Below this peer MSS no super-segments are made: a device would have to cut one into too many pieces.
 const MIN_SEGMENTATION_MSS: usize = 536;
 /// smoltcp's lower bound of a peer's MSS.
 const MIN_MSS: usize = 48;
+/// Longest IP packet with TCP in it, in bytes: what the length field of IPv4 can say.
+const MAX_TCP_PACKET: usize = 65535;
 /// How long an unanswered flow is kept: Linux gives up a connection with unacknowledged data after some 15 minutes, but
 /// here the peer is on the same host, where two minutes of silence mean that it is gone.
 pub(crate) const SILENCE_LIMIT: Duration = Duration::from_mins(2);
@@ -28,25 +31,6 @@ pub(crate) const SILENCE_LIMIT: Duration = Duration::from_mins(2);
 pub(crate) const TIME_WAIT: Duration = Duration::from_secs(1);
 /// How long a flow that nobody reads or writes any more may take to close. Linux: `tcp_fin_timeout`.
 pub(crate) const ORPHAN_LIMIT: Duration = Duration::from_mins(1);
-
-/// Names a flow of one [`crate::Stack`], from its SYN until it is released. Never used twice.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FlowId {
-    pub(crate) slot: u32,
-    pub(crate) generation: u32,
-}
-
-impl fmt::Debug for FlowId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FlowId({self})")
-    }
-}
-
-impl fmt::Display for FlowId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.slot, self.generation)
-    }
-}
 
 /// Where a flow stands, seen from the caller's side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +54,7 @@ enum WriteSide {
     Finished,
 }
 
-pub(crate) struct Flow {
+pub(crate) struct TcpFlow {
     interface: Interface,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
@@ -90,13 +74,13 @@ pub(crate) struct Flow {
     peer_finished: bool,
 }
 
-impl fmt::Debug for Flow {
+impl fmt::Debug for TcpFlow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Flow").field("state", &self.socket().state()).finish_non_exhaustive()
+        f.debug_struct("TcpFlow").field("state", &self.socket().state()).finish_non_exhaustive()
     }
 }
 
-impl Flow {
+impl TcpFlow {
     /// A flow that listens on exactly the destination of `syn`.
     pub(crate) fn listen(
         syn: &Segment<'_>,
@@ -105,13 +89,13 @@ impl Flow {
         now: Instant,
         at: SmoltcpInstant,
     ) -> Self {
-        let header = if syn.destination.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER } + TCP_HEADER;
-        let room = crate::MAX_PACKET - header;
+        let header = header_len(syn.destination.ip()) + TCP_HEADER;
+        let room = MAX_TCP_PACKET - header;
         let max_segment_size = usize::from(syn.max_segment_size()).clamp(MIN_MSS, room);
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
         // What we take: any segment that an IP packet can hold. What we give is bounded by the peer's MSS.
-        capabilities.max_transmission_unit = crate::MAX_PACKET;
+        capabilities.max_transmission_unit = MAX_TCP_PACKET;
         // The kernel leaves the checksums of local packets half done, and completes ours. IPv4 headers have their own.
         capabilities.checksum.tcp = Checksum::None;
         if max_segment_size >= MIN_SEGMENTATION_MSS {
@@ -240,6 +224,11 @@ impl Flow {
 
     pub(crate) fn is_peer_finished(&self) -> bool {
         self.peer_finished
+    }
+
+    /// Both ends have finished, ours last, and only the acknowledgement of that is missing.
+    pub(crate) fn awaits_last_acknowledgement(&self) -> bool {
+        self.socket().state() == tcp::State::LastAck
     }
 
     /// Bytes, a SYN or a FIN of ours wait for an acknowledgement.
