@@ -1,11 +1,15 @@
 //! Packets of the TUN interface become flows on a carrier.
 //!
+//! TCP becomes streams, UDP and ICMP echo become flows of [`datagrams`].
+//!
 //! One task, [`Capture::drive`], moves packets between the interface and `adit-netstack`; one task per flow asks the
-//! carrier, answers the SYN accordingly and splices. They share the stack by `Rc<RefCell<…>>`: all run on one thread,
+//! carrier, answers accordingly and splices. They share the stack by `Rc<RefCell<…>>`: all run on one thread,
 //! and none holds it across an await.
 //!
 //! The driver works in bounded rounds and lets the flows run between them; as long as a round has moved anything it
 //! does not go to sleep, since every packet written makes the kernel answer at once (device path, 7.2).
+
+mod datagrams;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,9 +19,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use adit_model::Refusal;
+use adit_model::{Protocol, Refusal};
 use adit_netstack::{Config, Event, FlowId, ReadError, Stack, WriteError};
 use adit_transport::buffer::ReadBuffer;
+use adit_transport::datagram::DatagramFlow;
 use adit_transport::splice::{HalfClose, Passed, splice};
 use adit_transport::{Duplex, ReadChunk, StreamError, WriteChunk};
 use bytes::{Buf, Bytes};
@@ -32,7 +37,7 @@ use crate::tun::Tun;
 const PACKETS_PER_ROUND: usize = 32;
 /// How often the interface is emptied before it goes: what is answered may make the kernel send again.
 const CLOSING_ROUNDS: usize = 16;
-/// How long a SYN waits for a carrier while the edge cannot be reached.
+/// How long a SYN, or a first datagram, waits for a carrier while the edge cannot be reached.
 const CARRIER_WAIT: Duration = Duration::from_secs(5);
 
 /// Where flows find the carrier; `None` while there is none.
@@ -156,10 +161,11 @@ impl<C: Carrier + Clone> Capture<C> {
         loop {
             let event = self.stack.borrow_mut().poll_event();
             match event {
-                Some(Event::FlowRequested { flow, source, destination }) => {
+                Some(Event::FlowRequested { flow, protocol, source, destination }) => {
                     let request = Request {
                         stack: Rc::clone(&self.stack),
                         flow,
+                        protocol,
                         source,
                         destination,
                         carrier: self.carrier.clone(),
@@ -178,10 +184,17 @@ impl<C: Carrier + Clone> Capture<C> {
     }
 }
 
+/// What the carrier has opened.
+enum Opened<R, W> {
+    Stream(Duplex<R, W>),
+    Datagrams(DatagramFlow<R, W>),
+}
+
 /// A flow that the device asks for.
 struct Request<C> {
     stack: Rc<RefCell<Stack>>,
     flow: FlowId,
+    protocol: Protocol,
     source: SocketAddr,
     destination: SocketAddr,
     carrier: watch::Receiver<Option<C>>,
@@ -190,8 +203,13 @@ struct Request<C> {
 impl<C: Carrier + Clone> Request<C> {
     async fn serve(mut self) -> FlowId {
         let (flow, destination) = (self.flow, self.destination);
-        match self.open().await {
-            Ok(far) => self.carry(far).await,
+        let open = match self.protocol {
+            Protocol::Tcp => self.open().await.map(Opened::Stream),
+            Protocol::Udp | Protocol::Icmp => self.open_datagrams().await.map(Opened::Datagrams),
+        };
+        match open {
+            Ok(Opened::Stream(far)) => self.carry(far).await,
+            Ok(Opened::Datagrams(far)) => self.carry_datagrams(far).await,
             Err(error) => {
                 tracing::debug!(%flow, %destination, %error, "flow refused");
                 self.stack.borrow_mut().refuse(flow, refusal(error), Instant::now());
@@ -201,13 +219,22 @@ impl<C: Carrier + Clone> Request<C> {
     }
 
     async fn open(&mut self) -> Result<Duplex<C::Reader, C::Writer>, OpenError> {
+        let destination = self.destination;
+        self.carrier().await?.open(destination).await
+    }
+
+    async fn open_datagrams(&mut self) -> Result<DatagramFlow<C::Reader, C::Writer>, OpenError> {
+        let (protocol, destination) = (self.protocol, self.destination);
+        self.carrier().await?.open_datagrams(protocol, destination).await
+    }
+
+    async fn carrier(&mut self) -> Result<C, OpenError> {
         let present = timeout(CARRIER_WAIT, self.carrier.wait_for(Option::is_some)).await;
-        let carrier = match present {
-            Ok(Ok(carrier)) => carrier.clone(),
+        match present {
+            Ok(Ok(carrier)) => carrier.clone().ok_or(OpenError::Lost),
             // Nobody will bring one any more, or nobody has in time.
-            Ok(Err(_)) | Err(_) => None,
-        };
-        carrier.ok_or(OpenError::Lost)?.open(self.destination).await
+            Ok(Err(_)) | Err(_) => Err(OpenError::Lost),
+        }
     }
 
     async fn carry(self, mut far: Duplex<C::Reader, C::Writer>) {
@@ -230,11 +257,12 @@ impl<C: Carrier + Clone> Request<C> {
     }
 }
 
-/// How the application learns why its connection was not made.
+/// How the application learns why its connection was not made, or its datagram not delivered.
 fn refusal(error: OpenError) -> adit_netstack::Refusal {
     match error {
-        OpenError::Refused(Refusal::Refused) => adit_netstack::Refusal::Reset,
+        OpenError::Refused(Refusal::Refused) => adit_netstack::Refusal::Refused,
         OpenError::Refused(Refusal::Blocked | Refusal::Revoked) => adit_netstack::Refusal::Prohibited,
+        OpenError::Refused(Refusal::TooLarge) => adit_netstack::Refusal::TooLarge,
         OpenError::Lost
         | OpenError::Refused(
             Refusal::Unroutable
@@ -326,7 +354,8 @@ mod tests {
         fn check(refused: Refusal, expected: adit_netstack::Refusal) {
             assert_eq!(refusal(OpenError::Refused(refused)), expected);
         }
-        check(Refusal::Refused, adit_netstack::Refusal::Reset);
+        check(Refusal::Refused, adit_netstack::Refusal::Refused);
+        check(Refusal::TooLarge, adit_netstack::Refusal::TooLarge);
         check(Refusal::Blocked, adit_netstack::Refusal::Prohibited);
         check(Refusal::Unroutable, adit_netstack::Refusal::Unreachable);
         check(Refusal::NoConnection, adit_netstack::Refusal::Unreachable);

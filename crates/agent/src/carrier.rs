@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use adit_model::Refusal;
+use adit_model::{Protocol, Refusal};
+use adit_transport::datagram::DatagramFlow;
 use adit_transport::{Duplex, ReadChunk, WriteChunk};
 
 use crate::status::Transport;
@@ -15,10 +16,20 @@ pub(crate) trait Carrier: 'static {
     /// What `adit agent status` calls it.
     fn transport(&self) -> Transport;
 
-    /// Asks the edge for a flow, and returns when the far side has dialled.
+    /// Asks the edge for a TCP flow, and returns when the far side has dialled.
     ///
     /// May be cancelled: the edge is told that nobody waits any more.
     async fn open(&self, destination: SocketAddr) -> Result<Duplex<Self::Reader, Self::Writer>, OpenError>;
+
+    /// Asks the edge for a flow of UDP datagrams or ICMP messages, and returns when the far side has a socket for it. An ICMP
+    /// flow's destination has port 0.
+    ///
+    /// May be cancelled: the edge is told that nobody waits any more.
+    async fn open_datagrams(
+        &self,
+        protocol: Protocol,
+        destination: SocketAddr,
+    ) -> Result<DatagramFlow<Self::Reader, Self::Writer>, OpenError>;
 }
 
 /// A flow did not open.

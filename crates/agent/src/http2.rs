@@ -1,4 +1,4 @@
-//! The HTTP/2 carrier: one `CONNECT` stream per flow, on one to four TLS connections.
+//! The HTTP/2 carrier: one `CONNECT` stream per flow, with capsules on it for datagrams, on one to four TLS connections.
 //!
 //! The first connection carries the event stream. A flow goes to the connection that moves the least; when even that one
 //! is busy, another is opened for the flows to come, so that a bulk transfer does not stall the others.
@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_model::Refusal;
+use adit_model::{Protocol, Refusal};
+use adit_transport::datagram::DatagramFlow;
 use adit_transport::http2::{self, Http2Reader, Http2Writer};
 use adit_transport::{Duplex, ReadChunk, StreamError, WriteChunk};
 use adit_wire::device;
@@ -271,10 +272,18 @@ impl Connection {
         }
     }
 
-    async fn open(&self, destination: SocketAddr) -> Result<Duplex<FlowReader, FlowWriter>, OpenError> {
+    async fn open(
+        &self,
+        protocol: Protocol,
+        destination: SocketAddr,
+    ) -> Result<Duplex<FlowReader, FlowWriter>, OpenError> {
         let mut requests = self.requests.clone().ready().await.map_err(|_| OpenError::Lost)?;
-        let request = Request::builder().method(Method::CONNECT).uri(destination.to_string()).body(());
-        let request = request.expect("an address and a port are an authority");
+        let request = Request::builder().method(Method::CONNECT).uri(destination.to_string());
+        let request = match protocol {
+            Protocol::Tcp => request,
+            Protocol::Udp | Protocol::Icmp => request.header(device::PROTOCOL_HEADER, protocol.as_str()),
+        };
+        let request = request.body(()).expect("an address and a port are an authority");
         let (response, send) = requests.send_request(request, false).map_err(|_| OpenError::Lost)?;
         let response = response.await.map_err(|error| {
             if error.is_reset() { OpenError::Refused(Refusal::ConnectorError) } else { OpenError::Lost }
@@ -342,6 +351,27 @@ impl Http2Carrier {
     }
 }
 
+impl Http2Carrier {
+    async fn open_stream(
+        self: &Rc<Self>,
+        protocol: Protocol,
+        destination: SocketAddr,
+    ) -> Result<Duplex<FlowReader, FlowWriter>, OpenError> {
+        // A connection may turn out to be lost only when it is used.
+        for _ in 0..MAX_CONNECTIONS {
+            let connection = self.choose().ok_or(OpenError::Lost)?;
+            if connection.load.is_busy() {
+                self.grow();
+            }
+            match connection.open(protocol, destination).await {
+                Err(OpenError::Lost) => connection.load.lost.set(true),
+                opened => return opened,
+            }
+        }
+        Err(OpenError::Lost)
+    }
+}
+
 impl Carrier for Rc<Http2Carrier> {
     type Reader = FlowReader;
     type Writer = FlowWriter;
@@ -351,18 +381,15 @@ impl Carrier for Rc<Http2Carrier> {
     }
 
     async fn open(&self, destination: SocketAddr) -> Result<Duplex<FlowReader, FlowWriter>, OpenError> {
-        // A connection may turn out to be lost only when it is used.
-        for _ in 0..MAX_CONNECTIONS {
-            let connection = self.choose().ok_or(OpenError::Lost)?;
-            if connection.load.is_busy() {
-                self.grow();
-            }
-            match connection.open(destination).await {
-                Err(OpenError::Lost) => connection.load.lost.set(true),
-                opened => return opened,
-            }
-        }
-        Err(OpenError::Lost)
+        self.open_stream(Protocol::Tcp, destination).await
+    }
+
+    async fn open_datagrams(
+        &self,
+        protocol: Protocol,
+        destination: SocketAddr,
+    ) -> Result<DatagramFlow<FlowReader, FlowWriter>, OpenError> {
+        self.open_stream(protocol, destination).await.map(DatagramFlow::on_stream)
     }
 }
 

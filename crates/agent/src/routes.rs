@@ -5,11 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use adit_model::Cidr;
+use futures_util::StreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
-use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
+use rtnetlink::packet_route::route::{RouteMessage, RouteScope, RouteType};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
@@ -20,6 +22,10 @@ pub(crate) const DEFAULT_V4: Ipv4Addr = Ipv4Addr::new(100, 96, 0, 2);
 pub(crate) const DEFAULT_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xad17, 0, 0, 0, 0, 0, 2);
 /// Metric of our routes: before what other programs usually set.
 const METRIC: u32 = 1;
+/// How often, and how long, an address is looked at until the kernel takes it for its own: usually some milliseconds. There
+/// is no event for it: the address is announced before its route is there.
+const LOCAL_POLL: Duration = Duration::from_millis(1);
+const LOCAL_LIMIT: Duration = Duration::from_secs(1);
 
 /// The host's network could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -70,12 +76,14 @@ impl Routes {
         let link = LinkUnspec::new_with_index(index).mtu(mtu).up().build();
         routes.handle.link().set(link).execute().await.map_err(RoutesError::Link)?;
         for address in with_defaults(addresses) {
-            let prefix = if address.is_ipv4() { 32 } else { 128 };
-            let mut request = routes.handle.address().add(index, address, prefix);
+            let mut request = routes.handle.address().add(index, address, host_prefix(address));
             // Nobody else is on this link; and an address under test cannot be a route's source yet.
             request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
             match request.execute().await {
-                Ok(()) => routes.addresses.push(address),
+                Ok(()) => {
+                    routes.wait_until_local(address).await;
+                    routes.addresses.push(address);
+                }
                 // A host without IPv6 still has its IPv4 networks.
                 Err(error) if address.is_ipv6() => {
                     tracing::warn!(%error, "IPv6 networks are not captured: the interface takes no IPv6 address");
@@ -84,6 +92,28 @@ impl Routes {
             }
         }
         Ok(routes)
+    }
+
+    /// Waits until the kernel takes packets to `address` for its own. It does so for an IPv6 address only a moment after it
+    /// was given, and what comes before is lost.
+    async fn wait_until_local(&self, address: IpAddr) {
+        let is_local = async {
+            loop {
+                let route =
+                    RouteMessageBuilder::<IpAddr>::new().destination_prefix(address, host_prefix(address));
+                let Ok(route) = route else { return };
+                let mut found = std::pin::pin!(self.handle.route().get(route.build()).execute());
+                if let Some(Ok(route)) = found.next().await
+                    && route.header.kind == RouteType::Local
+                {
+                    return;
+                }
+                tokio::time::sleep(LOCAL_POLL).await;
+            }
+        };
+        if tokio::time::timeout(LOCAL_LIMIT, is_local).await.is_err() {
+            tracing::warn!(%address, "the kernel does not take the interface's address for its own yet");
+        }
     }
 
     /// Routes exactly `networks` without `excluded` into the interface, and tells what is routed now.
@@ -140,6 +170,11 @@ impl Drop for Routes {
     fn drop(&mut self) {
         self.connection.abort();
     }
+}
+
+/// The length of a prefix that holds this address alone.
+fn host_prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
 }
 
 fn with_defaults(addresses: &[IpAddr]) -> [IpAddr; 2] {

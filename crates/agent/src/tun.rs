@@ -146,15 +146,15 @@ impl Tun {
 
 fn header(transmit: &Transmit, version: u8) -> [u8; HEADER] {
     let mut header = [0; HEADER];
-    let Some(tcp) = transmit.tcp else { return header };
+    let Some(offload) = transmit.offload else { return header };
     header[0] = NEEDS_CHECKSUM;
-    if let Some(segment_size) = tcp.segment_size {
+    if let Some(segment_size) = offload.segment_size {
         header[1] = if version == 4 { GSO_TCPV4 } else { GSO_TCPV6 };
         header[4..6].copy_from_slice(&segment_size.to_ne_bytes());
     }
-    header[2..4].copy_from_slice(&tcp.header_len.to_ne_bytes());
-    header[6..8].copy_from_slice(&tcp.checksum_start.to_ne_bytes());
-    header[8..10].copy_from_slice(&tcp.checksum_offset.to_ne_bytes());
+    header[2..4].copy_from_slice(&offload.header_len.to_ne_bytes());
+    header[6..8].copy_from_slice(&offload.checksum_start.to_ne_bytes());
+    header[8..10].copy_from_slice(&offload.checksum_offset.to_ne_bytes());
     header
 }
 
@@ -192,19 +192,19 @@ fn set_offload(file: &File) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use adit_netstack::TcpOffload;
+    use adit_netstack::Offload;
 
     #[test]
     fn a_super_segment_is_described_to_the_kernel() {
         let tcp =
-            TcpOffload { checksum_start: 20, checksum_offset: 16, header_len: 40, segment_size: Some(1460) };
-        let bytes = header(&Transmit { len: 50_000, tcp: Some(tcp) }, 4);
+            Offload { checksum_start: 20, checksum_offset: 16, header_len: 40, segment_size: Some(1460) };
+        let bytes = header(&Transmit { len: 50_000, offload: Some(tcp) }, 4);
         assert_eq!(bytes[..2], [NEEDS_CHECKSUM, GSO_TCPV4]);
         let numbers: Vec<u16> =
             bytes[2..].chunks(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]])).collect();
         assert_eq!(numbers, [40, 1460, 20, 16]);
-        assert_eq!(header(&Transmit { len: 50_000, tcp: Some(tcp) }, 6)[1], GSO_TCPV6);
-        assert_eq!(header(&Transmit { len: 64, tcp: None }, 4), [0; HEADER]);
+        assert_eq!(header(&Transmit { len: 50_000, offload: Some(tcp) }, 6)[1], GSO_TCPV6);
+        assert_eq!(header(&Transmit { len: 64, offload: None }, 4), [0; HEADER]);
     }
 
     #[test]

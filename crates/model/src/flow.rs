@@ -95,11 +95,13 @@ pub enum Refusal {
     Revoked,
     /// A limit on flows is reached: ask again later.
     TooManyFlows,
+    /// A datagram is longer than what the path to the destination carries; the flow goes on.
+    TooLarge,
     /// The connector failed in another way; the log has its words.
     ConnectorError,
 }
 
-const REFUSALS: [(Refusal, &str); 11] = [
+const REFUSALS: [(Refusal, &str); 12] = [
     (Refusal::Unroutable, "unroutable"),
     (Refusal::NoConnection, "no-connection"),
     (Refusal::NeverDialled, "never-dialled"),
@@ -110,6 +112,7 @@ const REFUSALS: [(Refusal, &str); 11] = [
     (Refusal::Blocked, "blocked"),
     (Refusal::Revoked, "revoked"),
     (Refusal::TooManyFlows, "too-many-flows"),
+    (Refusal::TooLarge, "too-large"),
     (Refusal::ConnectorError, "connector-error"),
 ];
 

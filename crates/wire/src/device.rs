@@ -178,6 +178,7 @@ pub fn refusal_status(refusal: Refusal) -> u16 {
         | Refusal::Unroutable => 502,
         Refusal::NoConnection | Refusal::TooManyFlows => 503,
         Refusal::TimedOut => 504,
+        Refusal::TooLarge => 413,
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use adit_agent::EdgeAddress;
 use adit_model::{DeviceId, Protocol, Refusal, RegistrationId};
+use adit_transport::datagram::{DatagramFlow, Packet};
 use adit_transport::splice::{HalfClose, Passed, splice};
 use adit_transport::tls::{Identity, device_server_config, presented_public_key};
 use adit_transport::{Duplex, http2, tcp};
@@ -19,7 +20,7 @@ use h2::server::SendResponse;
 use http::{Method, Request, Response};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::broadcast;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,9 @@ pub(crate) const SERVER_V6: &str = "2001:db8::7";
 /// Destinations at these are refused.
 pub(crate) const BLOCKED: &str = "198.51.100.13";
 pub(crate) const UNROUTABLE_V6: &str = "2001:db8::13";
+/// Datagrams to here are carried as to the servers, if they are no longer than [`NARROW_BYTES`].
+pub(crate) const NARROW: &str = "198.51.100.15";
+pub(crate) const NARROW_BYTES: usize = 1000;
 /// Destinations here are never answered.
 pub(crate) const SLOW: &str = "198.51.100.99";
 
@@ -219,7 +223,12 @@ async fn events(respond: &mut SendResponse<Bytes>, state: &State) {
 }
 
 async fn connect(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-    let destination = device::destination(Protocol::Tcp, request.uri().authority().unwrap().as_str()).unwrap();
+    let protocol = request.headers().get(device::PROTOCOL_HEADER);
+    let protocol: Protocol = protocol.map_or(Protocol::Tcp, |name| name.to_str().unwrap().parse().unwrap());
+    let destination = device::destination(protocol, request.uri().authority().unwrap().as_str()).unwrap();
+    if protocol != Protocol::Tcp {
+        return datagrams(protocol, destination, request, respond).await;
+    }
     let is = |address: &str| destination.ip() == address.parse::<IpAddr>().unwrap();
     if is(SLOW) {
         std::future::poll_fn(|context| respond.poll_reset(context)).await.ok();
@@ -239,13 +248,61 @@ async fn connect(request: Request<RecvStream>, mut respond: SendResponse<Bytes>)
             let mut far = tcp::duplex(stream);
             splice(&mut near, &mut far, HalfClose::Kept, &mut Passed::default()).await;
         }
-        Err(refusal) => {
-            let response = Response::builder()
-                .status(device::refusal_status(refusal))
-                .header(device::REFUSAL_HEADER, refusal.as_str())
-                .body(())
-                .unwrap();
-            respond.send_response(response, true).unwrap();
+        Err(refusal) => refuse(&mut respond, refusal),
+    }
+}
+
+fn refuse(respond: &mut SendResponse<Bytes>, refusal: Refusal) {
+    let response = Response::builder()
+        .status(device::refusal_status(refusal))
+        .header(device::REFUSAL_HEADER, refusal.as_str())
+        .body(())
+        .unwrap();
+    respond.send_response(response, true).unwrap();
+}
+
+/// Carries UDP as the connector would, and answers pings itself.
+async fn datagrams(
+    protocol: Protocol,
+    destination: SocketAddr,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let is = |address: &str| destination.ip() == address.parse::<IpAddr>().unwrap();
+    if !(is(SERVER_V4) || is(SERVER_V6) || is(NARROW)) {
+        return refuse(&mut respond, if is(BLOCKED) { Refusal::Blocked } else { Refusal::Unroutable });
+    }
+    let limit = if is(NARROW) { NARROW_BYTES } else { usize::MAX };
+    let send = respond.send_response(Response::new(()), false).unwrap();
+    let mut flow = DatagramFlow::on_stream(http2::duplex(send, request.into_body()));
+    if protocol == Protocol::Icmp {
+        while let Ok(Some(Packet::Datagram(echo))) = flow.receive().await {
+            let kind = if destination.is_ipv4() { 0 } else { 129 };
+            // As a kernel's ping socket gives it: the identifier and the checksum are its own.
+            let reply = [&[kind, 0, 0, 0, 0x77, 0x77], &echo[6..]].concat();
+            flow.send(Packet::Datagram(reply.into())).await.unwrap();
         }
+        return;
+    }
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(("127.0.0.1", destination.port())).await.unwrap();
+    let mut buffer = vec![0; 65536];
+    loop {
+        let answer = tokio::select! {
+            packet = flow.receive() => match packet {
+                Ok(Some(Packet::Datagram(datagram))) if datagram.len() <= limit => {
+                    // What was sent before may have been refused; that is told when it is read.
+                    let _ = socket.send(&datagram).await;
+                    continue;
+                }
+                Ok(Some(Packet::Datagram(_))) => Packet::Refusal("too-large".to_owned()),
+                Ok(Some(Packet::Refusal(_)) | None) | Err(_) => return,
+            },
+            received = socket.recv(&mut buffer) => match received {
+                Ok(received) => Packet::Datagram(Bytes::copy_from_slice(&buffer[..received])),
+                Err(_) => Packet::Refusal("refused".to_owned()),
+            },
+        };
+        flow.send(answer).await.unwrap();
     }
 }

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking, and says when it is skipped"
 )]
 
+mod datagrams;
 mod edge;
 
 use std::future::Future;
