@@ -26,6 +26,7 @@ use rustls::RootCertStore;
 use serde_json::{Map, Value, json};
 
 use crate::ingress::Rules;
+use crate::selection::{CHOICES, Transports};
 
 use credentials::Credentials;
 pub use error::{ConfigError, Origin};
@@ -125,6 +126,10 @@ pub struct ConnectorConfig {
     pub credentials_origin: String,
     /// Local address of connections to the edge.
     pub bind: Option<IpAddr>,
+    /// What connections are dialled over.
+    pub transports: Transports,
+    /// Connections to edges use post-quantum key exchange or are not made.
+    pub post_quantum: bool,
     /// Connections to keep, 1 to 4.
     pub ha_connections: u8,
     /// The local metrics listener.
@@ -158,7 +163,7 @@ impl ConnectorConfig {
     /// # Errors
     /// The first thing that is missing or wrong.
     pub fn new(file: &ConfigFile, overrides: &Overrides) -> Result<Self, ConfigError> {
-        check_protocol(file, overrides)?;
+        let transports = transports(file, overrides)?;
         let credentials = credentials(file, overrides)?;
         let edges = edges(file, overrides)?;
         let (roots, roots_origin) = roots(file, overrides)?;
@@ -193,6 +198,8 @@ impl ConnectorConfig {
             roots,
             roots_origin,
             bind: bind.map(Setting::address).transpose()?,
+            transports,
+            post_quantum: false,
             ha_connections,
             metrics: metrics.map_or(Ok(MetricsAddress::Default), Setting::metrics)?,
             grace_period: grace_period.map_or(Ok(DEFAULT_GRACE_PERIOD), Setting::grace_period)?,
@@ -271,18 +278,10 @@ fn bare_host(host: &str) -> Option<&str> {
     }
 }
 
-fn check_protocol(file: &ConfigFile, overrides: &Overrides) -> Result<(), ConfigError> {
-    match Setting::of(file, "protocol", overrides.protocol.as_ref(), file.protocol.as_ref()) {
-        None => Ok(()),
-        Some(setting) => match setting.text {
-            "auto" | "quic" => Ok(()),
-            "http2" => Err(ConfigError::new(
-                setting.origin,
-                "http2 is not supported yet: write quic, and let UDP out to the edge's port".into(),
-            )),
-            _ => Err(setting.wrong("auto or quic")),
-        },
-    }
+fn transports(file: &ConfigFile, overrides: &Overrides) -> Result<Transports, ConfigError> {
+    let setting = Setting::of(file, "protocol", overrides.protocol.as_ref(), file.protocol.as_ref());
+    let Some(setting) = setting else { return Ok(Transports::default()) };
+    setting.text.parse().map_err(|()| setting.wrong(CHOICES))
 }
 
 fn edges(file: &ConfigFile, overrides: &Overrides) -> Result<Vec<HostPort>, ConfigError> {

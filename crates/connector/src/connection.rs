@@ -1,32 +1,38 @@
 //! One of a connector's connections, from the first dial to the last close.
+//!
+//! [`keep`] dials again whatever happens. Which transport is dialled is `selection`'s to say; `quic` and `http2` are the
+//! two, and on either of them `conversation` registers and serves.
+
+mod conversation;
+mod http2;
+mod quic;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_transport::quic::{self, EndpointError, NO_ERROR};
-use adit_wire::rpc::{ClientCall, ClientEvent};
+use adit_transport::quic::EndpointError;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::config::HostPort;
-use crate::control::{Control, ControlError};
+use crate::control::{ControlError, RPC_DEADLINE};
 use crate::error_chain;
-use crate::flow;
-use crate::process::{Process, RegistrationGuard};
+use crate::process::Process;
+use crate::selection::{Kind, Udp};
+use conversation::Registration;
 
-/// The name that an edge's certificate has for QUIC (contract, 1.3).
-const SERVER_NAME: &str = "quic.cftunnel.com";
 /// How long a handshake may take (contract, 2.1).
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// The same where HTTP/2 comes next: QUIC's first packet has been repeated twice by then.
+const FALLBACK_DEADLINE: Duration = Duration::from_secs(3);
 /// The same while an edge that was just there is called for: a packet that was lost while it started again would be
 /// repeated after ever longer pauses, a new handshake is not.
 const RECOVERY_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(2);
 /// How long names may take to resolve.
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
-/// How long the last packet, which says that the connection is closed, is waited for.
-const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
 /// Connections after the first begin this long after each other.
 const STAGGER: Duration = Duration::from_millis(50);
 
@@ -42,18 +48,54 @@ pub(crate) enum ConnectionFailure {
     /// The address cannot be dialled.
     #[error("the edge cannot be dialled")]
     Connect(#[from] quinn::ConnectError),
+    /// The address cannot be dialled, or TLS failed.
+    #[error("the edge cannot be dialled")]
+    Tcp(#[source] std::io::Error),
     /// The handshake took too long.
     #[error("the edge did not answer")]
     TimedOut,
     /// The handshake failed.
     #[error("the handshake with the edge failed")]
     Handshake(#[source] quinn::ConnectionError),
+    /// TLS stands, but HTTP/2 does not.
+    #[error("the handshake with the edge failed")]
+    Http2(#[source] h2::Error),
     /// The control stream failed.
     #[error(transparent)]
     Control(#[from] ControlError),
     /// A connection that was up is gone.
     #[error("the connection to the edge is lost")]
     Lost(#[source] quinn::ConnectionError),
+    /// A connection that was up is gone.
+    #[error("the connection to the edge is lost")]
+    Broken(#[source] h2::Error),
+    /// The edge closed the connection.
+    #[error("the edge closed the connection")]
+    Closed,
+    /// The edge is silent.
+    #[error("the edge answers no more")]
+    Silent,
+}
+
+/// A connection to the edge whose handshake is done.
+enum Link {
+    Quic(quic::Link),
+    Http2(Box<http2::Link>),
+}
+
+/// One try to have a connection.
+#[derive(Clone)]
+struct Attempt {
+    process: Arc<Process>,
+    index: u8,
+    edge: SocketAddr,
+    /// Failures before it.
+    failures: u32,
+    recovering: bool,
+    /// Told by the conversation.
+    registration: Registration,
+    /// Asks the conversation to unregister, and to end with the last flow.
+    leave: CancellationToken,
 }
 
 /// Keeps connection `index` up until the connector closes.
@@ -70,14 +112,14 @@ pub(crate) async fn keep(process: Arc<Process>, index: u8) {
     // Connections begin at different edges, and move on when one fails.
     let mut turn = usize::from(index);
     while !process.stopping.is_cancelled() {
-        let mut registered = false;
-        let ended = attempt(&process, index, turn, &backoff, &mut registered).await;
+        let registration = Registration::default();
+        let ended = attempt(&process, index, turn, &backoff, &registration).await;
         let Err(failure) = ended else { return };
         if process.stopping.is_cancelled() {
             tracing::debug!(connIndex = index, error = %error_chain(&failure), "connection ended while stopping");
             return;
         }
-        if registered {
+        if registration.was_had() {
             backoff.lost(Instant::now());
         } else {
             turn = turn.wrapping_add(1);
@@ -98,167 +140,152 @@ async fn attempt(
     index: u8,
     turn: usize,
     backoff: &Backoff,
-    registered: &mut bool,
+    registration: &Registration,
 ) -> Result<(), ConnectionFailure> {
-    let address = tokio::select! {
-        address = choose(&process.config.edges, turn) => address?,
+    let dialled = async {
+        let attempt = Attempt {
+            process: Arc::clone(process),
+            index,
+            edge: choose(&process.config.edges, turn).await?,
+            failures: backoff.failures(),
+            recovering: backoff.is_recovering(Instant::now()),
+            registration: registration.clone(),
+            leave: CancellationToken::new(),
+        };
+        let link = attempt.dial().await?;
+        Ok::<_, ConnectionFailure>((attempt, link))
+    };
+    let (attempt, link) = tokio::select! {
+        dialled = dialled => dialled?,
         () = process.stopping.cancelled() => return Ok(()),
     };
-    let endpoint = quic::dialer(SocketAddr::new(local(process.config.bind, address), 0))?;
-    let connecting = endpoint.connect_with(process.quic.clone(), address, SERVER_NAME)?;
-    let recovering = backoff.is_recovering(Instant::now());
-    let deadline = if recovering { RECOVERY_HANDSHAKE_DEADLINE } else { HANDSHAKE_DEADLINE };
-    let connected = tokio::select! {
-        connected = tokio::time::timeout(deadline, connecting) => connected,
-        () = process.stopping.cancelled() => return Ok(()),
-    };
-    let quic = connected.map_err(|_| ConnectionFailure::TimedOut)?.map_err(ConnectionFailure::Handshake)?;
-    process.metrics.quic_opened();
-    let served = serve(process, index, address, &quic, backoff.failures(), registered).await;
-    quic.close(NO_ERROR, b"");
-    // The endpoint sends until it is dropped.
-    let _ = tokio::time::timeout(CLOSE_DEADLINE, endpoint.wait_idle()).await;
-    process.metrics.quic_closed();
-    served
+    match link {
+        Link::Quic(link) => link.serve(&attempt).await,
+        Link::Http2(link) if process.selection.prefers_quic(index) => attempt.serve_until_udp(*link).await,
+        Link::Http2(link) => link.serve(&attempt).await,
+    }
 }
 
-async fn serve(
-    process: &Arc<Process>,
-    index: u8,
-    address: SocketAddr,
-    quic: &quinn::Connection,
-    attempts: u32,
-    registered: &mut bool,
-) -> Result<(), ConnectionFailure> {
-    // The first stream that a connector opens (contract, 2.2).
-    let (send, receive) = quic.open_bi().await.map_err(ConnectionFailure::Lost)?;
-    let mut control = Control::new(send, receive);
-    let answer = tokio::select! {
-        answer = control.register(process, index, quic.local_ip(), attempts) => answer,
-        () = process.stopping.cancelled() => return Ok(()),
-    };
-    let details = match answer {
-        Ok(details) => details,
-        Err(error) => {
-            let cause = if let ControlError::Refused(refusal) = &error { &refusal.cause } else { "" };
-            process.metrics.registration_failed(cause);
-            return Err(error.into());
+impl Attempt {
+    /// Dials the kinds that are to be dialled, in order.
+    async fn dial(&self) -> Result<Link, ConnectionFailure> {
+        let selection = &self.process.selection;
+        match selection.kinds(self.index) {
+            [Kind::Quic] => quic::dial(self, HANDSHAKE_DEADLINE).await.map(Link::Quic),
+            [Kind::Quic, ..] => match quic::dial(self, FALLBACK_DEADLINE).await {
+                Ok(link) => Ok(Link::Quic(link)),
+                Err(failure) if !failure.is_silence() => Err(failure),
+                Err(failure) => match http2::dial(self).await {
+                    Ok(link) => {
+                        tracing::warn!(
+                            connIndex = self.index,
+                            edge = %self.edge,
+                            error = %error_chain(&failure),
+                            hint = "let UDP out to the edge's port: QUIC is tried again by itself",
+                            "Switching to fallback protocol http2"
+                        );
+                        selection.blocked(Instant::now());
+                        Ok(Link::Http2(Box::new(link)))
+                    }
+                    Err(error) => {
+                        tracing::debug!(connIndex = self.index, error = %error_chain(&error), "no HTTP/2 either");
+                        Err(failure)
+                    }
+                },
+            },
+            kinds => match http2::dial(self).await {
+                Ok(link) => Ok(Link::Http2(Box::new(link))),
+                Err(failure) if kinds.contains(&Kind::Quic) => {
+                    // Whatever is wrong, it is not only UDP.
+                    let link = quic::dial(self, FALLBACK_DEADLINE).await.map_err(|_| failure)?;
+                    selection.passes();
+                    Ok(Link::Quic(link))
+                }
+                Err(failure) => Err(failure),
+            },
         }
-    };
-    *registered = true;
-    process.metrics.registered();
-    let _shown = process.show(index, details.location_name.clone(), quic.clone());
-    tracing::info!(
-        connIndex = index,
-        connection = %details.uuid,
-        event = 0,
-        ip = %address.ip(),
-        location = details.location_name,
-        protocol = "quic",
-        "Registered tunnel connection"
-    );
-    if !process.first_registered.is_cancelled() {
-        process.first_registered.cancel();
-        write_pidfile(process.config.pidfile.as_deref());
     }
-    if index == 0 && !details.tunnel_is_remotely_managed {
-        control.report(&process.config.report)?;
-    }
-    serve_streams(process, index, quic, control).await
-}
 
-/// Serves what the edge opens until the connection or the connector ends.
-async fn serve_streams(
-    process: &Arc<Process>,
-    index: u8,
-    quic: &quinn::Connection,
-    control: Control,
-) -> Result<(), ConnectionFailure> {
-    let registration = Some(process.begin_registration());
-    let mut conversation = Conversation { index, control, open: true, unregistering: false, registration };
-    loop {
-        conversation.advance().await;
+    /// Serves an HTTP/2 connection until QUIC passes again; then moves to QUIC, and lets the open flows end where they are.
+    async fn serve_until_udp(self, link: http2::Link) -> Result<(), ConnectionFailure> {
+        let serving = self.clone();
+        let mut task: JoinHandle<_> = self.process.flows.spawn(async move { link.serve(&serving).await });
+        let moved = Self {
+            registration: Registration::default(),
+            leave: CancellationToken::new(),
+            recovering: false,
+            // Those that counted are behind us.
+            failures: 0,
+            ..self.clone()
+        };
+        let (quic, turn) = tokio::select! {
+            ended = &mut task => return ended.unwrap_or(Err(ConnectionFailure::Closed)),
+            again = moved.quic_again() => again,
+        };
+        tracing::info!(connIndex = self.index, "UDP passes again: moving to quic");
+        // In this order, so that an edge that knows connections by their index takes the new one for no replacement.
+        self.leave.cancel();
         tokio::select! {
-            accepted = quic.accept_bi() => {
-                let (send, receive) = accepted.map_err(ConnectionFailure::Lost)?;
-                process.flows.spawn(flow::serve(Arc::clone(process), send, receive));
-            }
-            read = conversation.control.read(), if conversation.open => {
-                if let Err(error) = read {
-                    conversation.end(&error).await;
+            _ = tokio::time::timeout(RPC_DEADLINE, self.registration.left()) => {}
+            _ = &mut task => {}
+        }
+        let registered = moved.registration.clone();
+        let holds_turn = async move {
+            registered.had().await;
+            drop(turn);
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            served = quic.serve(&moved) => served,
+            () = holds_turn => Ok(()),
+        }
+    }
+
+    /// Waits until QUIC gets an answer.
+    async fn quic_again(&self) -> (quic::Link, tokio::sync::MutexGuard<'_, ()>) {
+        let selection = &self.process.selection;
+        let mut changes = selection.changes();
+        loop {
+            if selection.udp() == Udp::Blocked {
+                tokio::select! {
+                    () = tokio::time::sleep(selection.wait(Instant::now())) => {}
+                    _ = changes.changed() => {}
                 }
             }
-            () = process.stopping.cancelled(), if !conversation.unregistering => {
-                conversation.unregistering = true;
-                conversation.control.unregister();
+            let turn = selection.turn().await;
+            // Another may have tried while we waited.
+            if selection.udp() == Udp::Blocked && !selection.wait(Instant::now()).is_zero() {
+                continue;
             }
-            () = process.closing.cancelled() => return Ok(()),
+            selection.count(Instant::now());
+            match quic::dial(self, FALLBACK_DEADLINE).await {
+                Ok(link) => {
+                    selection.passes();
+                    return (link, turn);
+                }
+                Err(failure) => {
+                    selection.blocked(Instant::now());
+                    tracing::debug!(connIndex = self.index, error = %error_chain(&failure), "still no QUIC");
+                }
+            }
         }
     }
 }
 
-/// What is said on the control stream of a registered connection.
-struct Conversation<'a> {
-    index: u8,
-    control: Control,
-    /// The stream can be read and written.
-    open: bool,
-    /// The edge was asked for no new flows.
-    unregistering: bool,
-    /// Held while the edge may open flows.
-    registration: Option<RegistrationGuard<'a>>,
-}
-
-impl Conversation<'_> {
-    /// Sends what waits, and takes in what was said.
-    async fn advance(&mut self) {
-        if self.open
-            && let Err(error) = self.control.flush().await
-        {
-            self.end(&error).await;
+impl ConnectionFailure {
+    /// Whether nobody answered: what a network that lets no UDP pass looks like.
+    fn is_silence(&self) -> bool {
+        match self {
+            Self::Endpoint(_) | Self::Connect(_) | Self::TimedOut => true,
+            Self::Handshake(error) | Self::Lost(error) => *error == quinn::ConnectionError::TimedOut,
+            Self::Resolve(..)
+            | Self::Tcp(_)
+            | Self::Http2(_)
+            | Self::Control(_)
+            | Self::Broken(_)
+            | Self::Closed
+            | Self::Silent => false,
         }
-        while let Some(event) = self.control.poll_event() {
-            self.handle(event).await;
-        }
-        if self.unregistering && !self.open {
-            // Nobody is left to answer.
-            self.registration = None;
-        }
-    }
-
-    async fn handle(&mut self, event: ClientEvent) {
-        let index = self.index;
-        match event {
-            ClientEvent::LocalConfigurationReceived => {
-                tracing::debug!(connIndex = index, "the edge has the local configuration");
-            }
-            ClientEvent::Unregistered => {
-                tracing::info!(connIndex = index, "Unregistered tunnel connection");
-                self.registration = None;
-                self.open = false;
-                self.control.shutdown().await;
-            }
-            // A report that is not understood, or an `unregister`: neither is a reason to drop flows.
-            ClientEvent::CallFailed { call, reason } => {
-                tracing::warn!(connIndex = index, call = ?call, error = reason, "the edge did not take a call");
-                if call == ClientCall::Unregister {
-                    self.registration = None;
-                }
-            }
-            ClientEvent::Aborted { reason } => {
-                tracing::warn!(connIndex = index, error = reason, "the edge ended the control stream");
-                self.open = false;
-            }
-            ClientEvent::Registered(_) | ClientEvent::Refused(_) => {}
-        }
-    }
-
-    /// The stream is of no more use. An edge that wants the connection gone closes it (contract, 2.4).
-    async fn end(&mut self, error: &ControlError) {
-        tracing::debug!(connIndex = self.index, error = %error_chain(error), "control stream ended");
-        self.open = false;
-        // Perhaps an `Abort` that says why.
-        let _ = self.control.flush().await;
     }
 }
 
@@ -317,34 +344,37 @@ fn report(process: &Process, index: u8, failure: &ConnectionFailure) {
                 "Registration refused"
             );
         }
-        ConnectionFailure::Handshake(_)
+        ConnectionFailure::Handshake(_) | ConnectionFailure::Tcp(_)
             if error.contains("UnknownIssuer") || error.contains("certificate") =>
         {
             let origin = &process.config.roots_origin;
             tracing::error!(
                 connIndex = index,
                 error,
-                hint =
-                    format!("the edge's certificate must be for {SERVER_NAME} and signed by one of {origin}"),
+                hint = format!(
+                    "the edge's certificate must be for {} and {} and signed by one of {origin}",
+                    quic::SERVER_NAME,
+                    http2::SERVER_NAME
+                ),
                 "Unable to establish connection with the edge"
             );
         }
-        ConnectionFailure::Lost(_) => tracing::warn!(connIndex = index, error, "Connection terminated"),
+        ConnectionFailure::Lost(_)
+        | ConnectionFailure::Broken(_)
+        | ConnectionFailure::Closed
+        | ConnectionFailure::Silent => {
+            tracing::warn!(connIndex = index, error, "Connection terminated");
+        }
         ConnectionFailure::Resolve(..)
         | ConnectionFailure::Endpoint(_)
         | ConnectionFailure::Connect(_)
+        | ConnectionFailure::Tcp(_)
         | ConnectionFailure::TimedOut
         | ConnectionFailure::Handshake(_)
+        | ConnectionFailure::Http2(_)
         | ConnectionFailure::Control(_) => {
             tracing::warn!(connIndex = index, error, "Unable to establish connection with the edge");
         }
-    }
-}
-
-fn write_pidfile(path: Option<&Path>) {
-    let Some(path) = path else { return };
-    if let Err(error) = std::fs::write(path, std::process::id().to_string()) {
-        tracing::error!(path = %path.display(), error = %error, "the pidfile cannot be written");
     }
 }
 

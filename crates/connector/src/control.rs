@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::process::Process;
+use adit_transport::{Duplex, ReadChunk, StreamError, WriteChunk};
 use adit_wire::capnp::EncodeError;
 use adit_wire::device::HALF_CLOSE_FEATURE;
 use adit_wire::rpc::{
     ClientEvent, ClientInfo, ConnectionDetails, ConnectionError, ConnectionOptions, RegisterRequest,
     RegistrationClient, RpcError, TunnelAuth,
 };
-use quinn::{RecvStream, SendStream};
-
-use crate::process::Process;
 
 /// How long the edge may take to answer a call (contract, 2.2), or to take a message.
 pub(crate) const RPC_DEADLINE: Duration = Duration::from_secs(5);
@@ -33,10 +32,7 @@ pub(crate) enum ControlError {
     Ended,
     /// The stream broke.
     #[error("the control stream broke")]
-    Read(#[from] quinn::ReadError),
-    /// The stream broke.
-    #[error("the control stream broke")]
-    Write(#[from] quinn::WriteError),
+    Broken(#[from] StreamError),
     /// The edge does not speak the protocol.
     #[error("the edge broke the protocol")]
     Rpc(#[from] RpcError),
@@ -47,16 +43,14 @@ pub(crate) enum ControlError {
 
 /// An open control stream.
 #[derive(Debug)]
-pub(crate) struct Control {
-    send: SendStream,
-    receive: RecvStream,
+pub(crate) struct Control<R, W> {
+    stream: Duplex<R, W>,
     client: RegistrationClient,
-    buffer: Box<[u8; 4096]>,
 }
 
-impl Control {
-    pub(crate) fn new(send: SendStream, receive: RecvStream) -> Self {
-        Self { send, receive, client: RegistrationClient::new(), buffer: Box::new([0; 4096]) }
+impl<R: ReadChunk, W: WriteChunk> Control<R, W> {
+    pub(crate) fn new(stream: Duplex<R, W>) -> Self {
+        Self { stream, client: RegistrationClient::new() }
     }
 
     /// Registers the connection.
@@ -102,9 +96,9 @@ impl Control {
 
     /// Takes bytes from the edge; then [`Control::flush`] and [`Control::poll_event`] have work. May be cancelled.
     pub(crate) async fn read(&mut self) -> Result<(), ControlError> {
-        match self.receive.read(&mut self.buffer[..]).await? {
+        match self.stream.reader.read_chunk().await? {
             None => Err(ControlError::Ended),
-            Some(read) => Ok(self.client.handle_input(&self.buffer[..read])?),
+            Some(chunk) => Ok(self.client.handle_input(&chunk)?),
         }
     }
 
@@ -115,13 +109,13 @@ impl Control {
             tracing::debug!(error = %error, "control stream could not be shut down");
         }
         // It may have ended already.
-        let _ = self.send.finish();
+        let _ = self.stream.writer.finish().await;
     }
 
     /// Sends what waits to be sent. Not to be cancelled: a message would be cut.
     pub(crate) async fn flush(&mut self) -> Result<(), ControlError> {
         while let Some(bytes) = self.client.poll_transmit() {
-            let sent = tokio::time::timeout(RPC_DEADLINE, self.send.write_chunk(bytes)).await;
+            let sent = tokio::time::timeout(RPC_DEADLINE, self.stream.writer.write_chunk(bytes)).await;
             sent.map_err(|_| ControlError::TimedOut)??;
         }
         Ok(())

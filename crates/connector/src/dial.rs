@@ -74,7 +74,7 @@ pub(crate) fn reason(error: &io::Error) -> (Refusal, String) {
 }
 
 /// As much of a wrong destination as an answer repeats.
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     text.chars().take(100).collect()
 }
 

@@ -1,125 +1,92 @@
-//! One stream that the edge opened: its request, the dial, the answer, and the splice (contract, section 3).
+//! One stream that the edge opened: its request, the dial, the answer, and the flow (contract, sections 3 and 5).
+//!
+//! [`quic`] and [`http2`] read the request of a stream and make the same two things of it: a [`Request`] and an [`Opened`]
+//! stream that can be accepted or refused. What is done with them is the same for both: TCP here, datagrams in
+//! `datagrams`.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+pub(crate) mod http2;
+pub(crate) mod quic;
 
-use adit_model::Refusal;
-use adit_transport::quic::{self, NO_ERROR};
+use std::future::Future;
+use std::time::Instant;
+
+use adit_model::{Protocol, Refusal};
 use adit_transport::splice::{HalfClose, Passed, SpliceEnd, splice};
-use adit_transport::stream::Duplex;
-use adit_transport::tcp;
-use adit_wire::device::REFUSAL_METADATA;
-use adit_wire::tunnel::{
-    ConnectRequest, ConnectResponse, ConnectionType, METADATA_FLOW_ID, METADATA_RATE_LIMITED, Metadata,
-};
-use bytes::{Bytes, BytesMut};
-use quinn::{RecvStream, SendStream};
-use tokio::io::AsyncReadExt;
+use adit_transport::{Duplex, ReadChunk, WriteChunk, tcp};
 
 use crate::dial::{self, NotDialled};
-use crate::ingress::{self, Answer};
 use crate::process::{FlowGuard, Process};
-use crate::quic_request::{self, QuicAnswer};
 
-/// How long a request may take to arrive. The edge writes it at once.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// How long an answer may wait for the edge to take it.
-const RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
+/// What the edge wants on a stream.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// TCP, or a stream of datagrams.
+    protocol: Protocol,
+    /// `IP:port`.
+    destination: String,
+    /// The flow's id, for logs.
+    flow: String,
+}
 
-/// Serves a stream from its first byte to its end.
-pub(crate) async fn serve(process: Arc<Process>, send: SendStream, receive: RecvStream) {
+/// A stream whose request is read.
+pub(crate) trait Opened {
+    type Reader: ReadChunk;
+    type Writer: WriteChunk;
+
+    /// Tells the edge that the flow is there; `None` if it no longer wants it.
+    fn accept(self) -> impl Future<Output = Option<Duplex<Self::Reader, Self::Writer>>> + Send;
+
+    /// Tells the edge why there is no flow, and ends the stream.
+    fn refuse(self, why: NotDialled) -> impl Future<Output = ()> + Send;
+
+    /// Waits until the edge no longer wants the flow.
+    fn withdrawn(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Waits until the edge has all that was written before the end.
+    fn delivered(writer: &mut Self::Writer) -> impl Future<Output = bool> + Send;
+}
+
+/// Counts a flow in, or says that there are too many.
+fn begin<'a>(process: &'a Process, protocol: &str) -> Result<FlowGuard<'a>, NotDialled> {
     let Some(guard) = process.begin_flow() else {
         process.metrics.request_failed();
-        let error = "failed to start tcp flow due to rate limiting: too many active flows".to_owned();
-        let metadata = vec![
-            Metadata::new(METADATA_RATE_LIMITED, "true"),
-            Metadata::new(REFUSAL_METADATA, Refusal::TooManyFlows.as_str()),
-        ];
-        answer_and_end(send, receive, &ConnectResponse { error, metadata }).await;
-        return;
-    };
-    serve_counted(&process, send, receive, &guard).await;
-}
-
-async fn serve_counted(
-    process: &Arc<Process>,
-    mut send: SendStream,
-    mut receive: RecvStream,
-    guard: &FlowGuard<'_>,
-) {
-    let read = tokio::time::timeout(REQUEST_DEADLINE, read_request(&mut receive)).await;
-    let (request, ahead) = match read {
-        Ok(Ok(read)) => read,
-        // Unknown to us, or none at all: reset (contract, 3.1).
-        Ok(Err(reason)) => {
-            tracing::debug!(reason, "stream without a request");
-            reset(&mut send, &mut receive);
-            return;
-        }
-        Err(_) => {
-            tracing::debug!("stream whose request did not arrive");
-            reset(&mut send, &mut receive);
-            return;
-        }
+        let text = format!("failed to start {protocol} flow due to rate limiting: too many active flows");
+        return Err(NotDialled { refusal: Refusal::TooManyFlows, text });
     };
     process.metrics.request(guard.concurrent());
-    match request.kind {
-        ConnectionType::Tcp => serve_tcp(process, &request, send, receive, ahead).await,
-        ConnectionType::Http | ConnectionType::WebSocket => {
-            serve_request(process, &request, send, receive, ahead).await;
+    Ok(guard)
+}
+
+/// Serves a flow to an address.
+async fn serve<S: Opened>(process: &Process, request: Request, stream: S) {
+    let _guard = match begin(process, request.protocol.as_str()) {
+        Ok(guard) => guard,
+        Err(why) => return stream.refuse(why).await,
+    };
+    match request.protocol {
+        Protocol::Tcp => serve_tcp(process, &request, stream).await,
+        Protocol::Udp | Protocol::Icmp => {
+            let text = format!("{} flows are not served", request.protocol.as_str());
+            refuse(process, &request, stream, NotDialled { refusal: Refusal::ConnectorError, text }).await;
         }
     }
 }
 
-async fn serve_request(
-    process: &Arc<Process>,
-    request: &ConnectRequest,
-    send: SendStream,
-    receive: RecvStream,
-    ahead: Bytes,
-) {
-    let Duplex { reader, writer } = quic::duplex(send, receive, ahead);
-    let answer = QuicAnswer::new(writer);
-    match quic_request::read(request) {
-        Ok(request) => ingress::serve(process, request, reader, answer).await,
-        Err(problem) => {
-            process.metrics.request_failed();
-            answer.fail(problem).await;
-        }
-    }
-}
-
-async fn serve_tcp(
-    process: &Process,
-    request: &ConnectRequest,
-    mut send: SendStream,
-    receive: RecvStream,
-    ahead: Bytes,
-) {
-    let flow = request.metadata(METADATA_FLOW_ID).unwrap_or_default();
+async fn serve_tcp<S: Opened>(process: &Process, request: &Request, mut stream: S) {
+    let flow = &request.flow;
     let begun = Instant::now();
     let dialled = tokio::select! {
-        dialled = dial::dial(process, &request.dest) => dialled,
-        // The edge no longer wants it.
-        _ = send.stopped() => return,
+        dialled = dial::dial(process, &request.destination) => dialled,
+        () = stream.withdrawn() => return,
     };
-    let stream = match dialled {
-        Ok(stream) => stream,
-        Err(NotDialled { refusal, text }) => {
-            process.metrics.request_failed();
-            tracing::info!(flow, dst = %request.dest, refusal = %refusal, error = text, "flow refused");
-            let metadata = vec![Metadata::new(REFUSAL_METADATA, refusal.as_str())];
-            answer_and_end(send, receive, &ConnectResponse { error: text, metadata }).await;
-            return;
-        }
+    let origin = match dialled {
+        Ok(origin) => origin,
+        Err(why) => return refuse(process, request, stream, why).await,
     };
     let _session = process.metrics.dialled(begun.elapsed());
-    tracing::debug!(flow, dst = %request.dest, "flow dialled");
-    if !answer(&mut send, &ConnectResponse::default()).await {
-        return;
-    }
-    let mut edge = quic::duplex(send, receive, ahead);
-    let mut origin = tcp::duplex(stream);
+    tracing::debug!(flow, dst = %request.destination, "flow dialled");
+    let Some(mut edge) = stream.accept().await else { return };
+    let mut origin = tcp::duplex(origin);
     let mut passed = Passed::default();
     // A token of the flow's own, so that flows share no lock while they carry.
     let closing = process.closing.child_token();
@@ -130,7 +97,7 @@ async fn serve_tcp(
     match &end {
         Some(SpliceEnd::Finished) => {
             // Finished here is not arrived there: a connection that is closed now would cut the end off.
-            let delivered = closing.run_until_cancelled(edge.writer.delivered()).await;
+            let delivered = closing.run_until_cancelled(S::delivered(&mut edge.writer)).await;
             tracing::trace!(flow, delivered, "flow delivered");
         }
         Some(SpliceEnd::NearFailed(_) | SpliceEnd::FarFailed(_)) => {}
@@ -143,48 +110,20 @@ async fn serve_tcp(
     tracing::debug!(flow, up = passed.up, down = passed.down, end = ?end, "flow ended");
 }
 
-async fn read_request(receive: &mut RecvStream) -> Result<(ConnectRequest, Bytes), String> {
-    let mut bytes = BytesMut::with_capacity(REQUEST_BYTES);
-    loop {
-        if let Some((request, consumed)) =
-            ConnectRequest::decode(&bytes).map_err(|error| error.to_string())?
-        {
-            let ahead = bytes.split_off(consumed).freeze();
-            return Ok((request, ahead));
-        }
-        // Bounded: the decoder refuses a message that would be larger than its limit.
-        match receive.read_buf(&mut bytes).await {
-            Ok(0) => return Err("the stream ended".into()),
-            Ok(_) => {}
-            Err(error) => return Err(error.to_string()),
-        }
-    }
+async fn refuse<S: Opened>(process: &Process, request: &Request, stream: S, why: NotDialled) {
+    process.metrics.request_failed();
+    let Request { flow, destination, .. } = request;
+    tracing::info!(flow, dst = destination, refusal = %why.refusal, error = why.text, "flow refused");
+    stream.refuse(why).await;
 }
 
-/// Sends an answer; `false` if the edge no longer takes it.
-async fn answer(send: &mut SendStream, response: &ConnectResponse) -> bool {
-    let mut bytes = BytesMut::new();
-    if response.encode(&mut bytes).is_err() {
-        return false;
-    }
-    let sent = tokio::time::timeout(RESPONSE_DEADLINE, send.write_chunk(bytes.freeze())).await;
-    matches!(sent, Ok(Ok(())))
+/// The protocol of this name.
+fn protocol(name: &str) -> Result<Protocol, NotDialled> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Icmp]
+        .into_iter()
+        .find(|protocol| protocol.as_str() == name)
+        .ok_or_else(|| NotDialled {
+            refusal: Refusal::ConnectorError,
+            text: format!("unknown protocol {:?}", dial::shortened(name)),
+        })
 }
-
-async fn answer_and_end(mut send: SendStream, mut receive: RecvStream, response: &ConnectResponse) {
-    // Whatever the edge sends behind its request has nowhere to go.
-    let _ = receive.stop(NO_ERROR);
-    if answer(&mut send, response).await && send.finish().is_ok() {
-        // Until it has arrived, or the connection is gone.
-        let _ = tokio::time::timeout(RESPONSE_DEADLINE, send.stopped()).await;
-    }
-}
-
-fn reset(send: &mut SendStream, receive: &mut RecvStream) {
-    // Either may have ended already.
-    let _ = send.reset(NO_ERROR);
-    let _ = receive.stop(NO_ERROR);
-}
-
-/// Room for a usual request.
-const REQUEST_BYTES: usize = 512;

@@ -1,8 +1,8 @@
 //! The connector: dials out from the private network to the edge, and there dials what the edge asks for.
 //!
-//! [`config`] turns files and flags into a [`ConnectorConfig`]; [`run`] keeps up to four QUIC connections to the edge
-//! (`connection`), registers each over its control stream (`control`), and serves the streams that the edge opens
-//! (`flow`, `dial`). A local listener shows whether all is well (`local`, `metrics`).
+//! [`config`] turns files and flags into a [`ConnectorConfig`]; [`run`] keeps up to four connections to the edge
+//! (`connection`), over QUIC or HTTP/2 (`selection`), registers each over its control stream (`control`), and serves the
+//! streams that the edge opens (`flow`, `dial`). A local listener shows whether all is well (`local`, `metrics`).
 //!
 //! What always holds: nothing listens but the metrics server; nothing is dialled that is never dialled (design, section
 //! 4), whatever an edge asks; the number of flows is bounded; a lost connection is tried again for ever, but never
@@ -14,24 +14,29 @@ mod connection;
 mod control;
 mod dial;
 mod flow;
+mod http2_request;
 pub mod ingress;
 mod local;
 mod metrics;
 mod process;
 mod quic_request;
+mod selection;
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use adit_model::ConnectorId;
-use adit_transport::{quic, tls};
+use adit_transport::tls::{self, KeyExchange};
+use adit_transport::{http2, quic};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use config::{ConfigError, ConfigFile, ConnectorConfig, Overrides};
-use process::{Load, Process};
+use process::{Dialers, Load, Process};
+pub use selection::Transports;
 
 /// The protocol's name in TLS (contract, 1.3).
 const ALPN: &[u8] = b"argotunnel";
@@ -68,20 +73,30 @@ pub enum RunError {
 /// # Errors
 /// The connector cannot start. An edge that is not there, or refuses, is no error: it is tried again.
 pub async fn run(config: ConnectorConfig, shutdown: CancellationToken) -> Result<(), RunError> {
-    let mut tls = tls::client_config(config.roots.clone(), &[ALPN])?;
-    // A resumed session would save nothing that counts here, and 0-RTT is not used (contract, 1.3).
-    tls.resumption = rustls::client::Resumption::disabled();
-    let quic = quic::client_config(tls)?;
+    let dialers = dialers(&config)?;
     let connector = ConnectorId::from_uuid(Uuid::new_v4());
     let listener = local::bind(&config.metrics).await?;
-    let process = Process::new(config, connector, quic, shutdown);
+    let process = Process::new(config, connector, dialers, shutdown);
     run_process(Arc::new(process), listener).await
+}
+
+fn dialers(config: &ConnectorConfig) -> Result<Dialers, RunError> {
+    let exchange =
+        if config.post_quantum { KeyExchange::PostQuantum } else { KeyExchange::PostQuantumOrP256 };
+    let tls = |protocols: &[&[u8]]| tls::connector_client_config(config.roots.clone(), exchange, protocols);
+    Ok(Dialers {
+        quic: quic::client_config(tls(&[ALPN])?)?,
+        // No ALPN: what is spoken follows from the server's name (contract, 1.3).
+        tls: TlsConnector::from(Arc::new(tls(&[])?)),
+        http2: http2::server(),
+    })
 }
 
 async fn run_process(process: Arc<Process>, listener: tokio::net::TcpListener) -> Result<(), RunError> {
     tracing::info!(tunnelID = %process.config.tunnel, "Starting tunnel");
     tracing::info!("Generated Connector ID: {}", process.connector);
-    tracing::info!("Initial protocol quic");
+    let initial = process.selection.kinds(0).first().copied().unwrap_or(selection::Kind::Quic);
+    tracing::info!("Initial protocol {initial}");
     if let Ok(address) = listener.local_addr() {
         tracing::info!("Starting metrics server on {address}/metrics");
     }

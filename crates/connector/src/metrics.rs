@@ -35,7 +35,7 @@ pub(crate) struct Metrics {
 pub(crate) struct ConnectionView {
     pub(crate) index: u8,
     pub(crate) location: String,
-    pub(crate) stats: quinn::ConnectionStats,
+    pub(crate) stats: Option<quinn::ConnectionStats>,
 }
 
 /// How long dials take, in milliseconds.
@@ -225,7 +225,8 @@ impl Page {
         for (name, kind, read) in series {
             self.line(format_args!("# TYPE quic_client_{name} {kind}"));
             for connection in connections {
-                let value = read(&connection.stats);
+                let Some(stats) = &connection.stats else { continue };
+                let value = read(stats);
                 self.line(format_args!("quic_client_{name}{{conn_index=\"{}\"}} {value}", connection.index));
             }
         }
@@ -261,8 +262,11 @@ mod tests {
         metrics.registration_failed("EDUPCONN");
         metrics.registration_failed("Unauthorized: Invalid tunnel secret");
         let session = metrics.dialled(Duration::from_micros(12_345));
-        let connection =
-            ConnectionView { index: 2, location: "a\"b".into(), stats: quinn::ConnectionStats::default() };
+        let connection = ConnectionView {
+            index: 2,
+            location: "a\"b".into(),
+            stats: Some(quinn::ConnectionStats::default()),
+        };
         insta::assert_snapshot!(metrics.render(1, &[connection]).replace(VERSION, "VERSION"), @r##"
         # TYPE build_info gauge
         build_info{goversion="",revision="",type="adit",version="VERSION"} 1

@@ -1,6 +1,8 @@
 //! What the tasks of one connector share.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use adit_model::{ConnectorId, NeverDialled};
@@ -10,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Configuration, ConnectorConfig, Live};
 use crate::metrics::{ConnectionView, Metrics};
+use crate::selection::{Kind, Selection};
 
 /// One running connector.
 #[derive(Debug)]
@@ -17,7 +20,9 @@ pub(crate) struct Process {
     pub(crate) config: ConnectorConfig,
     /// Made at start (contract, 2.3).
     pub(crate) connector: ConnectorId,
-    pub(crate) quic: quinn::ClientConfig,
+    pub(crate) dialers: Dialers,
+    /// Which transport a connection uses.
+    pub(crate) selection: Selection,
     pub(crate) metrics: Metrics,
     /// A stop was asked for: no new connections, and the edge is to send no new flows.
     pub(crate) stopping: CancellationToken,
@@ -31,6 +36,7 @@ pub(crate) struct Process {
     live: Live,
     load: watch::Sender<Load>,
     connections: Mutex<Vec<Connection>>,
+    next_shown: AtomicU64,
     never_dialled: fn(IpAddr) -> Option<NeverDialled>,
 }
 
@@ -49,26 +55,63 @@ impl Load {
     }
 }
 
-#[derive(Debug)]
-struct Connection {
-    index: u8,
-    location: String,
-    quic: quinn::Connection,
+/// What connections are dialled with.
+pub(crate) struct Dialers {
+    pub(crate) quic: quinn::ClientConfig,
+    pub(crate) tls: tokio_rustls::TlsConnector,
+    pub(crate) http2: h2::server::Builder,
+}
+
+impl fmt::Debug for Dialers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dialers")
+            .field("quic", &self.quic)
+            .field("http2", &self.http2)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What carries a connection that is shown.
+#[derive(Debug, Clone)]
+pub(crate) enum ShownLink {
+    Quic(quinn::Connection),
+    Http2,
+}
+
+impl ShownLink {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Quic(_) => Kind::Quic,
+            Self::Http2 => Kind::Http2,
+        }
+    }
+}
+
+/// A registered connection, as pages show it.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    shown: u64,
+    pub(crate) index: u8,
+    #[expect(dead_code, reason = "for the page of connections, which is not there yet")]
+    pub(crate) edge: SocketAddr,
+    pub(crate) location: String,
+    pub(crate) link: ShownLink,
 }
 
 impl Process {
     pub(crate) fn new(
         config: ConnectorConfig,
         connector: ConnectorId,
-        quic: quinn::ClientConfig,
+        dialers: Dialers,
         stopping: CancellationToken,
     ) -> Self {
         let live = Live::new(Arc::clone(&config.ingress), config.warp_routing, config.own_max_active_flows);
         Self {
             live,
+            selection: Selection::new(config.transports),
             config,
             connector,
-            quic,
+            dialers,
             metrics: Metrics::default(),
             stopping,
             closing: CancellationToken::new(),
@@ -76,6 +119,7 @@ impl Process {
             flows: TaskTracker::new(),
             load: watch::Sender::new(Load::default()),
             connections: Mutex::default(),
+            next_shown: AtomicU64::new(0),
             never_dialled: adit_model::never_dialled,
         }
     }
@@ -98,7 +142,6 @@ impl Process {
 
     /// Applies what an edge pushed (contract, 4.2): the version that holds afterwards, and why nothing was applied if the
     /// push was wrong.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the RPC streams that call it are not served yet"))]
     pub(crate) fn apply_configuration(&self, version: i32, config: &[u8]) -> (i32, Option<String>) {
         let (latest, error) = self.live.apply(version, config);
         match &error {
@@ -136,9 +179,17 @@ impl Process {
     }
 
     /// Shows a connection as live until the value is dropped.
-    pub(crate) fn show(&self, index: u8, location: String, quic: quinn::Connection) -> Shown<'_> {
-        self.lock().push(Connection { index, location, quic });
-        Shown { process: self, index }
+    pub(crate) fn show(&self, index: u8, edge: SocketAddr, location: String, link: ShownLink) -> Shown<'_> {
+        let shown = self.next_shown.fetch_add(1, Ordering::Relaxed);
+        self.lock().push(Connection { shown, index, edge, location, link });
+        Shown { process: self, shown }
+    }
+
+    /// The live connections, by index.
+    pub(crate) fn connections(&self) -> Vec<Connection> {
+        let mut connections = self.lock().clone();
+        connections.sort_by_key(|connection| connection.index);
+        connections
     }
 
     pub(crate) fn live_connections(&self) -> usize {
@@ -146,16 +197,18 @@ impl Process {
     }
 
     pub(crate) fn render_metrics(&self) -> String {
-        let mut views: Vec<ConnectionView> = self
-            .lock()
-            .iter()
+        let views: Vec<ConnectionView> = self
+            .connections()
+            .into_iter()
             .map(|connection| ConnectionView {
                 index: connection.index,
-                location: connection.location.clone(),
-                stats: connection.quic.stats(),
+                location: connection.location,
+                stats: match connection.link {
+                    ShownLink::Quic(quic) => Some(quic.stats()),
+                    ShownLink::Http2 => None,
+                },
             })
             .collect();
-        views.sort_by_key(|view| view.index);
         self.metrics.render(self.load.borrow().flows, &views)
     }
 
@@ -196,11 +249,11 @@ impl Drop for RegistrationGuard<'_> {
 #[derive(Debug)]
 pub(crate) struct Shown<'a> {
     process: &'a Process,
-    index: u8,
+    shown: u64,
 }
 
 impl Drop for Shown<'_> {
     fn drop(&mut self) {
-        self.process.lock().retain(|connection| connection.index != self.index);
+        self.process.lock().retain(|connection| connection.shown != self.shown);
     }
 }

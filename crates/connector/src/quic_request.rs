@@ -102,7 +102,7 @@ impl AnswerWriter for QuicWriter {
 }
 
 /// A header's name as Go writes it.
-fn title_case(name: &HeaderName) -> String {
+pub(crate) fn title_case(name: &HeaderName) -> String {
     let mut title = String::with_capacity(name.as_str().len());
     let mut begins = true;
     for c in name.as_str().chars() {

@@ -1,11 +1,14 @@
 //! A connector against an edge in the same process: real QUIC and TCP on the loopback address.
 
+mod transports;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use adit_model::{ConnectionId, Refusal, TunnelId};
 use adit_transport::tls::{self, Identity};
+use adit_transport::{Duplex, ReadChunk, WriteChunk};
 use adit_wire::device::REFUSAL_METADATA;
 use adit_wire::rpc::{
     ConnectionDetails, ConnectionError, RegisterRequest, RegistrationServer, ServerEvent, TunnelSecret,
@@ -13,8 +16,8 @@ use adit_wire::rpc::{
 use adit_wire::tunnel::{
     ConnectRequest, ConnectResponse, ConnectionType, METADATA_HTTP_STATUS, METADATA_RATE_LIMITED,
 };
-use bytes::BytesMut;
-use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use bytes::{Bytes, BytesMut};
+use quinn::{Connection, RecvStream, SendStream};
 use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,57 +35,88 @@ const SECRET: [u8; 32] = [7; 32];
 
 /// What the edge saw.
 enum Seen {
-    Register(Box<RegisterRequest>, Connection),
+    Register(Box<RegisterRequest>, Link),
     Unregister(u8),
     Configuration(Vec<u8>),
     FailedHandshake,
 }
 
-/// An edge that lets the one secret in.
+/// A connection, as the edge has it.
+#[derive(Clone)]
+enum Link {
+    Quic(Connection),
+    Http2(h2::client::SendRequest<Bytes>),
+}
+
+/// An edge that lets the one secret in, over QUIC only or over both.
 struct Edge {
-    endpoint: Endpoint,
+    address: SocketAddr,
+    identity: Arc<Identity>,
     roots: rustls::RootCertStore,
+    sender: mpsc::Sender<Seen>,
     seen: mpsc::Receiver<Seen>,
-    task: JoinHandle<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Edge {
+    /// With QUIC, at any port.
     fn start() -> Self {
-        let key = rcgen::generate_simple_self_signed(["quic.cftunnel.com".to_owned()]).unwrap();
+        let key =
+            rcgen::generate_simple_self_signed(["quic.cftunnel.com", "h2.cftunnel.com"].map(str::to_owned))
+                .unwrap();
         let roots = tls::roots_from_pem(key.cert.pem().as_bytes()).unwrap();
         let der = PrivateKeyDer::Pkcs8(key.signing_key.serialize_der().into());
-        let identity = Identity::new(vec![key.cert.der().clone()], der);
-        let config = tls::server_config(&identity, &[ALPN]).unwrap();
-        let endpoint = quic::listen(SocketAddr::from(([127, 0, 0, 1], 0)), config).unwrap();
+        let identity = Arc::new(Identity::new(vec![key.cert.der().clone()], der));
         let (sender, seen) = mpsc::channel(64);
-        let accepting = endpoint.clone();
-        let task = tokio::spawn(async move {
-            while let Some(incoming) = accepting.accept().await {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut edge = Self { address, identity, roots, sender, seen, tasks: JoinSet::new() };
+        edge.address = edge.listen_quic();
+        edge
+    }
+
+    fn listen_quic(&mut self) -> SocketAddr {
+        let config = tls::server_config(&self.identity, &[ALPN]).unwrap();
+        let endpoint = quic::listen(self.address, config).unwrap();
+        let address = endpoint.local_addr().unwrap();
+        let sender = self.sender.clone();
+        self.tasks.spawn(async move {
+            while let Some(incoming) = endpoint.accept().await {
                 let sender = sender.clone();
                 tokio::spawn(async move {
                     match incoming.await {
-                        Ok(connection) => Self::converse(connection, sender).await,
+                        Ok(connection) => Self::converse_quic(connection, sender).await,
                         Err(_) => drop(sender.send(Seen::FailedHandshake).await),
                     }
                 });
             }
         });
-        Self { endpoint, roots, seen, task }
+        address
     }
 
-    async fn converse(connection: Connection, sender: mpsc::Sender<Seen>) {
-        let Ok((mut send, mut receive)) = connection.accept_bi().await else { return };
+    async fn converse_quic(connection: Connection, sender: mpsc::Sender<Seen>) {
+        let Ok((send, receive)) = connection.accept_bi().await else { return };
+        let stream = quic::duplex(send, receive, Bytes::new());
+        Self::converse(stream, &Link::Quic(connection.clone()), sender).await;
+        // Until the connector closes: an edge that drops the connection would.
+        connection.closed().await;
+    }
+
+    async fn converse<R: ReadChunk, W: WriteChunk>(
+        mut stream: Duplex<R, W>,
+        link: &Link,
+        sender: mpsc::Sender<Seen>,
+    ) {
         let mut server = RegistrationServer::new();
         let mut index = 0;
-        while let Ok(Some(chunk)) = receive.read_chunk(4096, true).await {
-            server.handle_input(&chunk.bytes).unwrap();
+        while let Ok(Some(chunk)) = stream.reader.read_chunk().await {
+            server.handle_input(&chunk).unwrap();
             while let Some(event) = server.poll_event() {
                 match event {
                     ServerEvent::Register { token, request } => {
                         index = request.connection_index;
                         let known = request.auth.secret.expose() == SECRET;
                         server.answer_register(token, if known { Ok(details()) } else { Err(refusal()) });
-                        let _ = sender.send(Seen::Register(request, connection.clone())).await;
+                        let _ = sender.send(Seen::Register(request, link.clone())).await;
                     }
                     ServerEvent::Unregister { token } => {
                         server.answer_unregister(token);
@@ -96,17 +130,15 @@ impl Edge {
                 }
             }
             while let Some(bytes) = server.poll_transmit() {
-                if send.write_chunk(bytes).await.is_err() {
+                if stream.writer.write_chunk(bytes).await.is_err() {
                     return;
                 }
             }
         }
-        // Until the connector closes: an edge that drops the connection would.
-        connection.closed().await;
     }
 
     fn config(&self) -> ConnectorConfig {
-        let address = self.endpoint.local_addr().unwrap();
+        let address = self.address;
         ConnectorConfig {
             tunnel: TunnelId::from_uuid(Uuid::from_u128(1)),
             account_tag: "ab".repeat(16),
@@ -116,6 +148,8 @@ impl Edge {
             roots_origin: "ca.pem".into(),
             credentials_origin: "creds.json".into(),
             bind: None,
+            transports: Transports::Quic,
+            post_quantum: false,
             ha_connections: 4,
             metrics: MetricsAddress::At(HostPort { host: "127.0.0.1".into(), port: 0 }),
             grace_period: DEADLINE,
@@ -139,7 +173,7 @@ impl Edge {
     /// The next registration; other things that are seen are passed over.
     async fn registration(&mut self) -> (Box<RegisterRequest>, Connection) {
         loop {
-            if let Seen::Register(request, connection) = self.next().await {
+            if let Seen::Register(request, Link::Quic(connection)) = self.next().await {
                 return (request, connection);
             }
         }
@@ -187,12 +221,11 @@ struct Running {
 
 impl Running {
     async fn start(config: ConnectorConfig, dials_loopback: bool) -> Self {
-        let tls = tls::client_config(config.roots.clone(), &[ALPN]).unwrap();
+        let dialers = dialers(&config).unwrap();
         let listener = local::bind(&config.metrics).await.unwrap();
         let metrics = listener.local_addr().unwrap();
         let connector = ConnectorId::from_uuid(Uuid::new_v4());
-        let quic = quic::client_config(tls).unwrap();
-        let mut process = Process::new(config, connector, quic, CancellationToken::new());
+        let mut process = Process::new(config, connector, dialers, CancellationToken::new());
         if dials_loopback {
             process.dial_anything();
         }
@@ -492,7 +525,6 @@ async fn an_edge_of_another_authority_is_not_trusted() {
 async fn an_edge_that_is_not_there_is_waited_for_and_a_stop_still_stops() {
     let edge = Edge::start();
     let config = edge.config();
-    edge.task.abort();
     drop(edge);
     let running = Running::start(config, true).await;
     assert_eq!(running.page("/ready").await.0, 503);

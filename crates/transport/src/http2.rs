@@ -67,6 +67,26 @@ pub fn writer(send: SendStream<Bytes>) -> Http2Writer {
     Http2Writer { stream: send }
 }
 
+impl Http2Writer {
+    /// Waits until the peer no longer reads, or the connection is lost. May be cancelled.
+    pub async fn abandoned(&mut self) {
+        // Either way.
+        let _ = poll_fn(|context| self.stream.poll_reset(context)).await;
+    }
+
+    /// Ends this direction, with trailers if there are any; what was written still arrives.
+    ///
+    /// # Errors
+    /// The stream has ended already.
+    pub fn finish_with(&mut self, trailers: http::HeaderMap) -> Result<(), StreamError> {
+        if trailers.is_empty() {
+            self.stream.send_data(Bytes::new(), true).map_err(stream_error)
+        } else {
+            self.stream.send_trailers(trailers).map_err(stream_error)
+        }
+    }
+}
+
 impl ReadChunk for Http2Reader {
     async fn read_chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
         let owed = std::mem::take(&mut self.owed);

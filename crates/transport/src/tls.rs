@@ -152,6 +152,40 @@ pub fn client_config(roots: RootCertStore, protocols: &[&[u8]]) -> Result<Client
     Ok(config)
 }
 
+/// What a connector's handshakes offer (tunnel protocol, 1.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyExchange {
+    /// X25519MLKEM768, else P-256, as unmodified connectors do.
+    PostQuantumOrP256,
+    /// X25519MLKEM768 only.
+    PostQuantum,
+}
+
+/// A connector: it shows nothing of itself in the handshake, and never resumes a session, which would save nothing that
+/// counts here.
+///
+/// # Errors
+/// The provider cannot be used.
+pub fn connector_client_config(
+    roots: RootCertStore,
+    exchange: KeyExchange,
+    protocols: &[&[u8]],
+) -> Result<ClientConfig, TlsError> {
+    let groups = match exchange {
+        KeyExchange::PostQuantumOrP256 => vec![kx_group::X25519MLKEM768, kx_group::SECP256R1],
+        KeyExchange::PostQuantum => vec![kx_group::X25519MLKEM768],
+    };
+    let provider = CryptoProvider { kx_groups: groups, ..CryptoProvider::clone(&provider()) };
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Refused)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
 /// A device: it proves the key in `pkcs8`, as a raw public key.
 ///
 /// # Errors

@@ -147,12 +147,8 @@ fn a_wrong_value_is_one_line_with_its_place() {
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
     refused(
-        "protocol: http2",
-        "config.yml:1:11: protocol: http2 is not supported yet: write quic, and let UDP out to the edge's port",
-    );
-    refused(
         "protocol: carrier-pigeon",
-        "config.yml:1:11: protocol: expected auto or quic, found \"carrier-pigeon\"",
+        "config.yml:1:11: protocol: expected auto, quic, http2 or both, found \"carrier-pigeon\"",
     );
     refused(
         "tunel: x",
