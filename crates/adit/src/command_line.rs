@@ -75,6 +75,13 @@ pub(crate) struct UpFlags {
     /// Name of this edge node, shown as the location of its connections [default: edge01]
     #[arg(long, env = "ADIT_NODE", value_name = "NAME")]
     pub(crate) node: Option<String>,
+    /// PEM certificate, leaf first, for public host names that it names; may be repeated [default: made by this
+    /// installation's authority]
+    #[arg(long, env = "ADIT_CERTIFICATE", value_name = "FILE", value_delimiter = ',')]
+    pub(crate) certificate: Vec<PathBuf>,
+    /// PEM key of the certificate; as often as --certificate
+    #[arg(long, env = "ADIT_CERTIFICATE_KEY", value_name = "FILE", value_delimiter = ',')]
+    pub(crate) certificate_key: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) log: LogFlags,
 }

@@ -6,6 +6,7 @@
 mod access;
 mod agent;
 mod authority;
+mod certificates;
 mod command_line;
 mod listener;
 mod log;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::authority::Authority;
+use crate::certificates::{HostCertificates, Supplied};
 use crate::command_line::UpFlags;
 use crate::{listener, log, shutdown, threads};
 use settings::Settings;
@@ -31,6 +32,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let signal = shutdown::on_signal()?;
     let metrics = listener::bind(settings.metrics).await?;
     try_ports(&settings)?;
+    let supplied = settings.certificates.iter().cloned().map(Supplied::open).collect::<Result<_, _>>()?;
     let store = Store::open(&settings.data).await?;
     let served = adit_control::Settings {
         node: settings.node.clone(),
@@ -39,6 +41,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let control = Control::new(store, served).await?;
     let authority = Authority::open(control.store()).await?;
     authority.write_pem(&settings.data)?;
+    let authority = Arc::new(authority);
+    let certificates = HostCertificates::new(Arc::clone(&authority), supplied);
     let config = EdgeConfig {
         node: settings.node.clone(),
         https: settings.https,
@@ -46,6 +50,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         identity: authority.identity(&settings.served_names())?,
         tunnel_identity: authority.identity(&settings.connector_names())?,
         names: settings.served_names(),
+        certificates: Arc::new(certificates),
         management: adit_control::api::router(control.clone()),
         enrolment: adit_control::device::router(control.clone()),
     };

@@ -1,8 +1,11 @@
 //! What an edge needs to start.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use adit_model::PublicHostname;
 use adit_transport::quic::EndpointError;
 use adit_transport::tls::{Identity, TlsError};
 use axum::Router;
@@ -23,11 +26,20 @@ pub struct EdgeConfig {
     /// Host names by which the HTTPS listener may be asked for, in lower case. Clients that name none, since they dialled
     /// an address, are served too; another name gets nothing (design, section 5).
     pub names: Vec<String>,
+    /// What gives the certificates of public host names.
+    pub certificates: Arc<dyn Certificates>,
     /// What API clients and browsers are served. Requests carry the peer's [`SocketAddr`] as an extension.
     pub management: Router,
     /// What serves enrolment to devices. Requests carry the peer's [`SocketAddr`] and an
     /// [`adit_model::PresentedKey`] as extensions.
     pub enrolment: Router,
+}
+
+/// Gives the certificates of public host names. Only names that are registered are asked for, and the answer is kept for a
+/// day, so that a certificate may be made on the spot.
+pub trait Certificates: fmt::Debug + Send + Sync {
+    /// The certificate to show for this name. `None`: the name is not served.
+    fn certificate(&self, hostname: &PublicHostname) -> Option<Identity>;
 }
 
 /// An edge could not start.

@@ -17,6 +17,7 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use crate::Shared;
 use crate::config::StartError;
+use crate::hostname::{Hostnames, Served};
 use crate::limits::{HANDSHAKE_DEADLINE, MAX_TLS_HANDSHAKES};
 
 /// The bound listener.
@@ -31,6 +32,7 @@ struct Doors {
     names: Vec<String>,
     devices: Arc<rustls::ServerConfig>,
     web: Arc<rustls::ServerConfig>,
+    public: Arc<rustls::ServerConfig>,
     management: Router,
     enrolment: Router,
     handshakes: Arc<Semaphore>,
@@ -41,6 +43,7 @@ impl Ingress {
         address: SocketAddr,
         identity: &Identity,
         names: Vec<String>,
+        hostnames: Arc<Hostnames>,
         management: Router,
         enrolment: Router,
     ) -> Result<Self, StartError> {
@@ -49,6 +52,7 @@ impl Ingress {
             names,
             devices: Arc::new(tls::device_server_config(identity, device::ALPN)?),
             web: Arc::new(tls::server_config(identity, &[b"h2", b"http/1.1"])?),
+            public: Arc::new(tls::named_server_config(hostnames, &[b"h2", b"http/1.1"])?),
             management,
             enrolment,
             handshakes: Arc::new(Semaphore::new(MAX_TLS_HANDSHAKES)),
@@ -99,7 +103,7 @@ async fn serve_connection(
 ) {
     // Frames and answers are written whole: nothing is gained by waiting for more.
     let _ = stream.set_nodelay(true);
-    let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake(&doors, stream)).await;
+    let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake(&shared, &doors, stream)).await;
     drop(permit);
     match handshake {
         Ok(Ok(Some(Door::Device(stream)))) => {
@@ -108,6 +112,9 @@ async fn serve_connection(
             crate::device::serve_http2(shared, doors.enrolment.clone(), *stream, peer, key).await;
         }
         Ok(Ok(Some(Door::Web(stream)))) => serve_web(&shared, &doors, *stream, peer).await,
+        Ok(Ok(Some(Door::Public(served, stream)))) => {
+            crate::hostname::serve(shared, served, *stream, peer).await;
+        }
         Ok(Ok(None)) => tracing::debug!(peer = %peer, "asked for a name that is not served"),
         Ok(Err(error)) => {
             shared.metrics.handshake_failed();
@@ -121,12 +128,18 @@ async fn serve_connection(
 enum Door {
     Device(Box<TlsStream<TcpStream>>),
     Web(Box<TlsStream<TcpStream>>),
+    Public(Arc<Served>, Box<TlsStream<TcpStream>>),
 }
 
-async fn handshake(doors: &Doors, stream: TcpStream) -> std::io::Result<Option<Door>> {
+async fn handshake(shared: &Shared, doors: &Doors, stream: TcpStream) -> std::io::Result<Option<Door>> {
     let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
     if !names_match(&start, &doors.names) {
-        return Ok(None);
+        let snapshot = shared.snapshots.current();
+        let asked =
+            start.client_hello().server_name().and_then(|name| shared.hostnames.find(&snapshot, name));
+        let Some(served) = asked else { return Ok(None) };
+        let stream = start.into_stream(Arc::clone(&doors.public)).await?;
+        return Ok(Some(Door::Public(served, Box::new(stream))));
     }
     let is_device =
         start.client_hello().alpn().into_iter().flatten().any(|protocol| protocol == device::ALPN);

@@ -15,10 +15,11 @@ pub mod connections;
 #[allow(dead_code, reason = "what carries flows of datagrams is built on it")]
 mod datagram;
 mod device;
-#[allow(dead_code, unused_imports, reason = "what carries datagrams and requests is built on it")]
+#[allow(dead_code, unused_imports, reason = "what carries datagrams is built on it")]
 mod dial;
 mod far;
 mod flow;
+mod hostname;
 mod ingress;
 mod limits;
 mod metrics;
@@ -36,10 +37,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use config::{EdgeConfig, StartError};
+pub use config::{Certificates, EdgeConfig, StartError};
 pub use metrics::Metrics;
 
 use connections::Connections;
+use hostname::Hostnames;
 use sessions::Sessions;
 use snapshots::Snapshots;
 
@@ -50,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) snapshots: Snapshots,
     pub(crate) connections: Connections,
     pub(crate) sessions: Sessions,
+    /// Public host names in use.
+    pub(crate) hostnames: Arc<Hostnames>,
     pub(crate) records: record::Recorder,
     pub(crate) metrics: Metrics,
     pub(crate) tasks: TaskTracker,
@@ -89,6 +93,7 @@ impl Edge {
             snapshots: Snapshots::new(first),
             connections: Connections::default(),
             sessions: Sessions::default(),
+            hostnames: Arc::new(Hostnames::new(config.certificates)),
             records: record::Recorder::new(ends.records),
             metrics: Metrics::default(),
             tasks: TaskTracker::new(),
@@ -98,6 +103,7 @@ impl Edge {
             config.https,
             &config.identity,
             config.names.clone(),
+            Arc::clone(&shared.hostnames),
             config.management,
             config.enrolment,
         )?;

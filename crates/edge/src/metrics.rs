@@ -30,6 +30,12 @@ struct DirectionLabel {
     direction: End,
 }
 
+/// Class of an answer's status, as a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassLabel {
+    class: End,
+}
+
 /// Counters and gauges of one edge node.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -38,6 +44,8 @@ pub struct Metrics {
     bytes: Family<DirectionLabel, Counter>,
     connections: Gauge,
     devices: Gauge,
+    requests: Family<ClassLabel, Counter>,
+    open_requests: Gauge,
     registrations_refused: Counter,
     handshakes_failed: Counter,
     handshakes_refused: Counter,
@@ -65,6 +73,16 @@ impl Metrics {
             "adit_edge_device_connections",
             "Connections of devices, now",
             self.devices.clone(),
+        );
+        registry.register(
+            "adit_edge_requests",
+            "Requests to public host names that ended, by class of status",
+            self.requests.clone(),
+        );
+        registry.register(
+            "adit_edge_open_requests",
+            "Requests to public host names open now",
+            self.open_requests.clone(),
         );
         registry.register(
             "adit_edge_registrations_refused",
@@ -107,6 +125,26 @@ impl Metrics {
         self.flows.get_or_create(&EndLabel { end: End(end.as_str()) }).inc();
         self.bytes.get_or_create(&DirectionLabel { direction: End("up") }).inc_by(up);
         self.bytes.get_or_create(&DirectionLabel { direction: End("down") }).inc_by(down);
+        if !recorded {
+            self.records_dropped.inc();
+        }
+    }
+
+    pub(crate) fn request_began(&self) {
+        self.open_requests.inc();
+    }
+
+    pub(crate) fn request_ended(&self, status: u16, recorded: bool) {
+        self.open_requests.dec();
+        let class = match status / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "none",
+        };
+        self.requests.get_or_create(&ClassLabel { class: End(class) }).inc();
         if !recorded {
             self.records_dropped.inc();
         }

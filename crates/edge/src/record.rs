@@ -1,6 +1,6 @@
 //! Records leave here: to the control plane, and one log line for each flow.
 
-use adit_model::{FlowEnd, FlowRecord, Record};
+use adit_model::{FlowEnd, FlowRecord, Record, RequestRecord};
 use tokio::sync::mpsc;
 
 /// Where records go. A full queue drops flow records, counted, rather than hold up flows; reports of connections wait.
@@ -25,6 +25,12 @@ impl Recorder {
     pub(crate) fn flow(&self, record: FlowRecord) -> bool {
         log(&record);
         self.records.try_send(Record::Flow(Box::new(record))).is_ok()
+    }
+
+    /// Records a request to a public host name that ended; whether there was room.
+    pub(crate) fn request(&self, record: RequestRecord) -> bool {
+        log_request(&record);
+        self.records.try_send(Record::Request(Box::new(record))).is_ok()
     }
 }
 
@@ -51,5 +57,26 @@ fn log(record: &FlowRecord) {
         datagrams_down = record.datagrams_down,
         milliseconds = u64::try_from(record.lasted.as_millis()).unwrap_or(u64::MAX),
         "flow"
+    );
+}
+
+fn log_request(record: &RequestRecord) {
+    let connection = record.connection.map(tracing::field::display);
+    tracing::info!(
+        target: "adit::request",
+        id = %record.flow,
+        end = record.end.as_str(),
+        status = record.status,
+        hostname = %record.hostname,
+        method = record.method,
+        path = record.path,
+        src = %record.source,
+        tunnel = %record.tunnel,
+        connection,
+        snapshot = record.snapshot,
+        bytes_up = record.bytes_up,
+        bytes_down = record.bytes_down,
+        milliseconds = u64::try_from(record.lasted.as_millis()).unwrap_or(u64::MAX),
+        "request"
     );
 }

@@ -62,6 +62,7 @@ pub(crate) async fn follow(shared: Arc<Shared>, mut changes: mpsc::Receiver<Chan
         shared.metrics.snapshot(snapshot.number());
         shared.sessions.cut_revoked(&snapshot);
         shared.connections.close_removed(&snapshot);
+        shared.hostnames.cut_removed(&snapshot);
         tracing::debug!(number = snapshot.number(), "snapshot");
     }
     // Fail static (design, section 3): what is known goes on deciding.

@@ -26,5 +26,6 @@ pub use id::{
 };
 pub use record::{
     ConnectionClosed, ConnectionOpened, FlowEnd, FlowRecord, LocalConfiguration, Record, RegistrationSeen,
+    RequestEnd, RequestRecord,
 };
 pub use secret::{DeviceKey, PresentedKey, SecretHash};

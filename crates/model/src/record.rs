@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use crate::flow::{Protocol, Refusal};
+use crate::hostname::PublicHostname;
 use crate::id::{
     AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, RegistrationId, RouteId, RuleId, TunnelId,
 };
@@ -21,6 +22,8 @@ pub enum Record {
     RegistrationSeen(RegistrationSeen),
     /// A flow ended.
     Flow(Box<FlowRecord>),
+    /// A request to a public host name ended.
+    Request(Box<RequestRecord>),
 }
 
 /// A connector registered a connection.
@@ -154,6 +157,72 @@ impl FlowEnd {
             Self::ResetByDevice => "reset-by-device",
             Self::ResetByDestination => "reset-by-destination",
             Self::Revoked => "registration-revoked",
+            Self::EdgeStopping => "edge-stopping",
+            Self::Refused(refusal) => refusal.as_str(),
+        }
+    }
+}
+
+/// Who asked for what, where it went, what was answered and why it ended: one for each request to a public host name.
+#[derive(Debug, Clone)]
+pub struct RequestRecord {
+    /// The request, as a flow. Its first half is the `Cf-Ray` that client and origin are told.
+    pub flow: FlowId,
+    /// The account of the host name.
+    pub account: AccountId,
+    /// The host name.
+    pub hostname: PublicHostname,
+    /// The tunnel that the host name leads to.
+    pub tunnel: TunnelId,
+    /// The connection that carried it.
+    pub connection: Option<ConnectionId>,
+    /// Where the client is.
+    pub source: IpAddr,
+    /// The method.
+    pub method: String,
+    /// The path, without the query, which may hold secrets.
+    pub path: String,
+    /// The status that the client was told; 0 if it was told none.
+    pub status: u16,
+    /// The number of the snapshot that it was routed by.
+    pub snapshot: u64,
+    /// Bytes of the request's body.
+    pub bytes_up: u64,
+    /// Bytes of the answer's body.
+    pub bytes_down: u64,
+    /// When it began.
+    pub began: SystemTime,
+    /// How long it lasted.
+    pub lasted: Duration,
+    /// Why it ended.
+    pub end: RequestEnd,
+}
+
+/// Why a request to a public host name ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestEnd {
+    /// The answer was passed on whole.
+    Finished,
+    /// The client went away.
+    ResetByClient,
+    /// The origin's side, or its connector, was reset.
+    ResetByOrigin,
+    /// The host name was removed meanwhile.
+    HostnameRemoved,
+    /// The edge is stopping.
+    EdgeStopping,
+    /// It never reached the origin, or was not answered.
+    Refused(Refusal),
+}
+
+impl RequestEnd {
+    /// The name in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::ResetByClient => "reset-by-client",
+            Self::ResetByOrigin => "reset-by-origin",
+            Self::HostnameRemoved => "hostname-removed",
             Self::EdgeStopping => "edge-stopping",
             Self::Refused(refusal) => refusal.as_str(),
         }

@@ -14,6 +14,7 @@ pub mod buffer;
 pub mod capsule;
 pub mod datagram;
 pub mod http2;
+pub mod io;
 pub mod quic;
 pub mod splice;
 pub mod stream;

@@ -12,7 +12,8 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
@@ -72,6 +73,46 @@ impl Identity {
     pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Self {
         Self { chain, key }
     }
+
+    /// The identity in two PEM texts: certificates, leaf first, and the leaf's key.
+    ///
+    /// # Errors
+    /// One of them has not what it should have.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        let failed = |expected| move |source| TlsError::Pem { expected, source };
+        let chain = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(failed("CERTIFICATE blocks"))?;
+        if chain.is_empty() {
+            return Err(failed("CERTIFICATE blocks")(rustls::pki_types::pem::Error::NoItemsFound));
+        }
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(failed("a PRIVATE KEY block"))?;
+        Ok(Self { chain, key })
+    }
+
+    /// Whether the leaf is for this host name, wildcards included (RFC 9525, 6.3).
+    pub fn is_for(&self, hostname: &str) -> bool {
+        let Some(leaf) = self.chain.first() else { return false };
+        let (Ok(leaf), Ok(name)) = (ParsedCertificate::try_from(leaf), ServerName::try_from(hostname)) else {
+            return false;
+        };
+        rustls::client::verify_server_name(&leaf, &name).is_ok()
+    }
+
+    /// The chain and the key, ready to sign.
+    ///
+    /// # Errors
+    /// The key cannot be used, or is not the leaf's.
+    pub fn certified(&self) -> Result<CertifiedKey, TlsError> {
+        let key =
+            provider().key_provider.load_private_key(self.key.clone_key()).map_err(TlsError::Refused)?;
+        let certified = CertifiedKey::new(self.chain.clone(), key);
+        match certified.keys_match() {
+            // A key that does not know its public half is believed.
+            Ok(()) | Err(Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
+            Err(error) => Err(TlsError::Refused(error)),
+        }
+    }
 }
 
 impl fmt::Debug for Identity {
@@ -115,6 +156,23 @@ pub fn server_config(identity: &Identity, protocols: &[&[u8]]) -> Result<ServerC
         .with_no_client_auth()
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())
         .map_err(TlsError::Refused)?;
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(config)
+}
+
+/// A server that shows each client the certificate of the name that it asked for.
+///
+/// # Errors
+/// The provider cannot be used.
+pub fn named_server_config(
+    certificates: Arc<dyn rustls::server::ResolvesServerCert>,
+    protocols: &[&[u8]],
+) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Refused)?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }

@@ -17,6 +17,8 @@ pub(crate) struct Settings {
     pub(crate) tunnel: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) node: String,
+    /// Certificates and their keys, for public host names.
+    pub(crate) certificates: Vec<(PathBuf, PathBuf)>,
 }
 
 /// The file's keys: the flags by their long names.
@@ -24,29 +26,45 @@ pub(crate) struct Settings {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct File {
     data: Option<PathBuf>,
-    public_host: Option<Hosts>,
+    public_host: Option<OneOrMany<String>>,
     https: Option<String>,
     tunnel: Option<String>,
     metrics: Option<String>,
     node: Option<String>,
+    certificate: Option<OneOrMany<PathBuf>>,
+    certificate_key: Option<OneOrMany<PathBuf>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Hosts {
-    One(String),
-    Many(Vec<String>),
+enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
+impl<T> OneOrMany<T> {
+    /// What was typed, or what the file has, if it has any.
+    fn under(typed: Vec<T>, file: Option<Self>) -> Vec<T> {
+        match (typed, file) {
+            (typed, Some(Self::One(one))) if typed.is_empty() => vec![one],
+            (typed, Some(Self::Many(many))) if typed.is_empty() => many,
+            (typed, _) => typed,
+        }
+    }
 }
 
 impl Settings {
     pub(crate) fn check(flags: UpFlags) -> anyhow::Result<Self> {
         let file = flags.config.as_deref().map(read).transpose()?.unwrap_or_default();
-        let hosts = match (flags.public_host, file.public_host) {
-            (typed, _) if !typed.is_empty() => typed,
-            (_, Some(Hosts::One(host))) => vec![host],
-            (_, Some(Hosts::Many(hosts))) => hosts,
-            (_, None) => vec!["localhost".to_owned()],
-        };
+        let mut hosts = OneOrMany::under(flags.public_host, file.public_host);
+        if hosts.is_empty() {
+            hosts.push("localhost".to_owned());
+        }
+        let certificates = OneOrMany::under(flags.certificate, file.certificate);
+        let keys = OneOrMany::under(flags.certificate_key, file.certificate_key);
+        if certificates.len() != keys.len() {
+            bail!("certificate-key: expected one key for each certificate, in the same order");
+        }
         let address = |key: &str, typed: Option<String>, in_file: Option<String>, default: &str| {
             listen_address(key, typed.or(in_file).as_deref().unwrap_or(default))
         };
@@ -58,6 +76,7 @@ impl Settings {
             tunnel: address("tunnel", flags.tunnel, file.tunnel, "[::]:7844")?,
             metrics: address("metrics", flags.metrics, file.metrics, "127.0.0.1:9090")?,
             node: check_node(node)?,
+            certificates: certificates.into_iter().zip(keys).collect(),
         })
     }
 
@@ -155,5 +174,6 @@ mod tests {
         wrong(&["--tunnel", "here"], "", &["tunnel: expected ADDRESS:PORT", "here"]);
         wrong(&["--public-host", "https://x"], "", &["public-host: expected a DNS name"]);
         wrong(&["--node", "a b"], "", &["node: expected"]);
+        wrong(&["--certificate", "a.pem"], "", &["certificate-key: expected one key for each certificate"]);
     }
 }

@@ -96,6 +96,12 @@ async fn route(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
         HostnamePut::Updated(row) => ("updated", row),
         HostnamePut::Unchanged(row) => ("unchanged", row),
     };
+    tracing::info!(
+        hostname = %row.hostname,
+        tunnel = %row.tunnel,
+        outcome,
+        "a public host name leads to a tunnel: it is public, whoever reaches the edge reaches its ingress"
+    );
     Ok(Reply::One(json!({ "cname": outcome, "name": row.hostname })))
 }
 

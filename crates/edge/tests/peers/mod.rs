@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use adit_edge::{Edge, EdgeConfig, Ends};
+use adit_edge::{Certificates, Edge, EdgeConfig, Ends};
 use adit_model::{
-    AccountId, Change, ChangeBatch, Cidr, ConnectorId, DeviceId, DeviceKey, FlowRecord, Record, Refusal,
-    Registration, RegistrationId, Route, RouteId, SecretHash, Tunnel, TunnelId, VirtualNetwork,
-    VirtualNetworkId,
+    AccountId, Change, ChangeBatch, Cidr, ConnectorId, DeviceId, DeviceKey, FlowRecord, PublicHostname,
+    Record, Refusal, Registration, RegistrationId, Route, RouteId, SecretHash, Tunnel, TunnelId,
+    VirtualNetwork, VirtualNetworkId,
 };
 use adit_transport::tls::{self, Identity};
 use adit_transport::{http2, quic as transport_quic};
@@ -91,6 +91,16 @@ pub(crate) struct Chain {
     index: AtomicU8,
 }
 
+/// No public host name is served.
+#[derive(Debug)]
+struct NoCertificates;
+
+impl Certificates for NoCertificates {
+    fn certificate(&self, _hostname: &PublicHostname) -> Option<Identity> {
+        None
+    }
+}
+
 impl Chain {
     pub(crate) async fn start() -> Self {
         let names = ["edge.test", "quic.cftunnel.com"].map(str::to_owned);
@@ -116,6 +126,7 @@ impl Chain {
             identity: identity(),
             tunnel_identity: identity(),
             names: vec!["edge.test".into()],
+            certificates: Arc::new(NoCertificates),
             management: axum::Router::new(),
             enrolment: axum::Router::new(),
         };
