@@ -16,9 +16,9 @@ pub(crate) fn run(command: AgentCommand) -> anyhow::Result<()> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let state = command.state;
     match command.action {
-        AgentAction::Run { interface } => {
+        AgentAction::Run { interface, proxy } => {
             log::start(&command.log)?;
-            let config = AgentConfig { interface, ..AgentConfig::new(state) };
+            let config = AgentConfig { interface, proxy, ..AgentConfig::new(state) };
             runtime.block_on(async { Ok(adit_agent::run(config, shutdown::on_signal()?).await?) })
         }
         AgentAction::Enroll { url, ca, service_token, force } => {
@@ -69,11 +69,20 @@ fn describe(status: &Status) -> String {
     line("Edge:", status.edge.as_ref());
     line("Device:", status.device_id.as_ref());
     line("User:", status.user.as_ref());
+    line("Mode:", Some(&mode(status)));
     line("Error:", status.last_error.as_ref());
     if !status.routes.is_empty() {
         lines.push(format!("Routes: {}", status.routes.join(", ")));
     }
     lines.join("\n") + "\n"
+}
+
+/// How programs come to the agent.
+fn mode(status: &Status) -> String {
+    match &status.proxy {
+        Some(address) => format!("proxy, SOCKS5 and HTTP CONNECT at {address}"),
+        None => "interface".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -98,8 +107,7 @@ mod tests {
             routes: vec!["198.51.100.101/32".into(), "2001:db8::101/128".into()],
             ..Status::default()
         };
-        let expected =
-            "State:  connected\nEdge:   https://192.0.2.1\nRoutes: 198.51.100.101/32, 2001:db8::101/128\n";
+        let expected = "State:  connected\nEdge:   https://192.0.2.1\nMode:   interface\nRoutes: 198.51.100.101/32, 2001:db8::101/128\n";
         assert_eq!(describe(&status), expected);
     }
 }

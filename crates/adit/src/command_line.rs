@@ -248,11 +248,15 @@ pub(crate) struct AgentCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AgentAction {
-    /// Runs the service; needs CAP_NET_ADMIN
+    /// Runs the service; needs CAP_NET_ADMIN, unless with --proxy
     Run {
         /// Name of the TUN interface
         #[arg(long, env = "ADIT_AGENT_INTERFACE", value_name = "NAME", default_value = "adit0")]
         interface: String,
+        /// Serve SOCKS5 and HTTP CONNECT at this loopback address, and make no interface: needs no root. Every program of
+        /// this host that connects to it acts as this device
+        #[arg(long, env = "ADIT_AGENT_PROXY", value_name = "ADDRESS:PORT")]
+        proxy: Option<adit_agent::ProxyAddress>,
     },
     /// Makes the device's key and registers it with an edge
     Enroll {

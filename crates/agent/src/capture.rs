@@ -17,7 +17,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use adit_model::{Protocol, Refusal};
 use adit_netstack::{Config, Event, FlowId, ReadError, Stack, WriteError};
@@ -28,21 +28,15 @@ use adit_transport::{Duplex, ReadChunk, StreamError, WriteChunk};
 use bytes::{Buf, Bytes};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::timeout;
 
 use crate::carrier::{Carrier, OpenError};
+use crate::slot;
 use crate::tun::Tun;
 
 /// Packets read, and packets written, before the flows get their turn.
 const PACKETS_PER_ROUND: usize = 32;
 /// How often the interface is emptied before it goes: what is answered may make the kernel send again.
 const CLOSING_ROUNDS: usize = 16;
-/// How long a SYN, or a first datagram, waits for a carrier while the edge cannot be reached.
-const CARRIER_WAIT: Duration = Duration::from_secs(5);
-
-/// Where flows find the carrier; `None` while there is none.
-pub(crate) type CarrierSlot<C> = watch::Sender<Option<C>>;
-
 /// The flows of one TUN interface.
 pub(crate) struct Capture<C> {
     tun: Tun,
@@ -220,21 +214,12 @@ impl<C: Carrier + Clone> Request<C> {
 
     async fn open(&mut self) -> Result<Duplex<C::Reader, C::Writer>, OpenError> {
         let destination = self.destination;
-        self.carrier().await?.open(destination).await
+        slot::present(&mut self.carrier).await?.open(destination).await
     }
 
     async fn open_datagrams(&mut self) -> Result<DatagramFlow<C::Reader, C::Writer>, OpenError> {
         let (protocol, destination) = (self.protocol, self.destination);
-        self.carrier().await?.open_datagrams(protocol, destination).await
-    }
-
-    async fn carrier(&mut self) -> Result<C, OpenError> {
-        let present = timeout(CARRIER_WAIT, self.carrier.wait_for(Option::is_some)).await;
-        match present {
-            Ok(Ok(carrier)) => carrier.clone().ok_or(OpenError::Lost),
-            // Nobody will bring one any more, or nobody has in time.
-            Ok(Err(_)) | Err(_) => Err(OpenError::Lost),
-        }
+        slot::present(&mut self.carrier).await?.open_datagrams(protocol, destination).await
     }
 
     async fn carry(self, mut far: Duplex<C::Reader, C::Writer>) {

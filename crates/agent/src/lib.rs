@@ -1,8 +1,9 @@
-//! The device's program: it captures TCP flows to the account's private networks and carries them to an edge.
+//! The device's program: it captures flows to the account's private networks and carries them to an edge.
 //!
 //! In the order of a flow's life: [`tun`](crate::tun) and [`routes`](crate::routes) bring the packets of routed networks
 //! here; [`capture`](crate::capture) makes flows of them with `adit-netstack`, asks the [`carrier`](crate::carrier) for
-//! each, and answers the application's SYN only when the far side has dialled; [`session`](crate::session) keeps the
+//! each, and answers the application only when the far side has dialled; where there may be no interface, programs come to a
+//! [`proxy`](crate::proxy) instead; [`session`](crate::session) keeps the
 //! device connected, follows its networks and notices when it is revoked; [`control_socket`] is how people and programs
 //! on the device talk to the agent.
 //!
@@ -23,9 +24,11 @@ mod enroll;
 mod exclude;
 mod http2;
 mod memory;
+mod proxy;
 mod routes;
 mod service;
 mod session;
+mod slot;
 mod state;
 mod status;
 mod tun;
@@ -33,6 +36,7 @@ mod tun;
 pub use control_socket::fuzz_request;
 pub use edge_address::{EdgeAddress, EdgeAddressError};
 pub use memory::tune_allocator;
+pub use proxy::{ProxyAddress, ProxyAddressError, ProxyError, fuzz_proxy};
 pub use service::{AgentConfig, RunError, run};
 pub use state::StateError;
 pub use status::{ConnectionState, Status, Transport};

@@ -1,6 +1,7 @@
 //! The agent as a service: one thread that obeys the control socket and keeps the session that was asked for.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -10,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control_socket::{ControlSocket, EnrollCommand, Order, Request, SocketError};
 use crate::enroll::{EnrollError, client_config, enroll};
-use crate::http2::Dialer;
+use crate::http2::{Dialer, Http2Carrier};
 use crate::memory;
+use crate::proxy::{Proxy, ProxyAddress, ProxyError};
 use crate::session::{ENROLMENT_SPREADS, Session, SessionEnd, chain};
+use crate::slot::CarrierSlot;
 use crate::state::{Registration, StateDirectory, StateError};
 use crate::status::{ConnectionState, Status};
 use crate::tun::{Tun, TunError};
@@ -29,6 +32,8 @@ pub struct AgentConfig {
     pub interface: String,
     /// MTU of the TUN interface in bytes, by default [`AgentConfig::DEFAULT_MTU`].
     pub mtu: u32,
+    /// Where programs come that know proxies. Then there is no interface, and no need of a right to make one.
+    pub proxy: Option<ProxyAddress>,
 }
 
 impl AgentConfig {
@@ -40,7 +45,7 @@ impl AgentConfig {
 
     /// The defaults, with this state directory.
     pub fn new(state: PathBuf) -> Self {
-        Self { state, interface: Self::DEFAULT_INTERFACE.to_owned(), mtu: Self::DEFAULT_MTU }
+        Self { state, interface: Self::DEFAULT_INTERFACE.to_owned(), mtu: Self::DEFAULT_MTU, proxy: None }
     }
 }
 
@@ -56,6 +61,9 @@ pub enum RunError {
     /// The TUN interface.
     #[error(transparent)]
     Tun(#[from] TunError),
+    /// The proxy's port.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// The thread or its runtime.
     #[error("cannot start the agent's thread")]
     Thread(#[source] std::io::Error),
@@ -101,6 +109,7 @@ struct Service {
     config: AgentConfig,
     state: StateDirectory,
     status: watch::Sender<Status>,
+    carrier: CarrierSlot<Rc<Http2Carrier>>,
     session: Option<(CancellationToken, JoinHandle<SessionEnd>)>,
 }
 
@@ -108,12 +117,19 @@ impl Service {
     async fn start_and_run(config: AgentConfig, stop: CancellationToken) -> Result<(), RunError> {
         let state = StateDirectory::open(&config.state)?;
         // What would fail at the first connection fails now, where somebody looks.
-        drop(Tun::open(&config.interface)?);
+        let proxy = if let Some(address) = config.proxy {
+            Some(Proxy::bind(address).await?)
+        } else {
+            drop(Tun::open(&config.interface)?);
+            None
+        };
         let enrolled = state.registration()?;
         let socket = ControlSocket::bind(state.socket())?;
         let (orders, mut received) = mpsc::channel(MAX_ORDERS);
-        let status = watch::Sender::new(Status::default());
-        let mut service = Self { config, state, status, session: None };
+        let address = proxy.as_ref().and_then(Proxy::address).map(|address| address.to_string());
+        let status = watch::Sender::new(Status { proxy: address, ..Status::default() });
+        let carrier = watch::Sender::new(None);
+        let mut service = Self { config, state, status, carrier, session: None };
         if let Some((registration, _)) = enrolled {
             service.describe(&registration, ConnectionState::Disconnected);
             if !service.state.is_disconnected() {
@@ -122,8 +138,16 @@ impl Service {
         }
         tracing::info!(state = %service.config.state.display(), "agent is running");
         let clients = socket.serve(service.status.subscribe(), orders);
+        let (carrier, status) = (service.carrier.subscribe(), service.status.subscribe());
+        let programs = async {
+            match proxy {
+                Some(proxy) => proxy.serve(carrier, status).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = clients => {}
+            () = programs => {}
             () = service.obey(&mut received) => {}
             () = stop.cancelled() => {}
         }
@@ -209,7 +233,8 @@ impl Service {
         let stop = CancellationToken::new();
         let session = Session {
             dialer: Dialer { edge: registration.edge, tls },
-            interface: self.config.interface.clone(),
+            carrier: self.carrier.clone(),
+            interface: self.config.proxy.is_none().then(|| self.config.interface.clone()),
             mtu: self.config.mtu,
             status: self.status.clone(),
             stop: stop.clone(),
@@ -242,12 +267,15 @@ impl Service {
     }
 
     fn describe(&self, registration: &Registration, state: ConnectionState) {
-        self.status.send_replace(Status {
-            state,
-            device_id: Some(registration.device_id.to_string()),
-            user: Some(registration.user.clone()),
-            edge: Some(registration.edge.to_string()),
-            ..Status::default()
+        self.status.send_modify(|status| {
+            *status = Status {
+                state,
+                device_id: Some(registration.device_id.to_string()),
+                user: Some(registration.user.clone()),
+                edge: Some(registration.edge.to_string()),
+                proxy: status.proxy.take(),
+                ..Status::default()
+            };
         });
     }
 }

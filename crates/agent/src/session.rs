@@ -15,10 +15,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::capture::{Capture, CarrierSlot};
+use crate::capture::Capture;
 use crate::carrier::Carrier as _;
 use crate::http2::{ConnectError, Dialer, Events, EventsError, Http2Carrier};
 use crate::routes::{Routes, RoutesError};
+use crate::slot::CarrierSlot;
 use crate::status::{ConnectionState, Status};
 use crate::tun::{Tun, TunError};
 
@@ -53,7 +54,10 @@ enum CaptureError {
 /// What a session needs to know.
 pub(crate) struct Session {
     pub(crate) dialer: Dialer,
-    pub(crate) interface: String,
+    /// Where flows find the carrier.
+    pub(crate) carrier: CarrierSlot<Rc<Http2Carrier>>,
+    /// The name of the interface that captures the networks; none if programs come to a proxy.
+    pub(crate) interface: Option<String>,
     pub(crate) mtu: u32,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) stop: CancellationToken,
@@ -64,12 +68,13 @@ pub(crate) struct Session {
 impl Session {
     /// Stays connected until told to stop or sent away.
     pub(crate) async fn run(self) -> SessionEnd {
-        let mut captured = Captured::new();
+        let mut captured = Captured::new(self.carrier.clone());
         let stop = self.stop.clone();
         let end = tokio::select! {
             end = self.connect_for_ever(&mut captured) => end,
             () = stop.cancelled() => SessionEnd::Stopped,
         };
+        captured.carrier.send_replace(None);
         captured.close().await;
         self.status.send_modify(Status::clear_connection);
         end
@@ -179,7 +184,7 @@ impl Session {
             status.device_id = Some(state.device_id.to_string());
             status.user = Some(state.user.clone());
             status.transport = Some(carrier.transport());
-            status.interface = Some(self.interface.clone());
+            status.interface.clone_from(&self.interface);
             status.last_error = None;
         });
     }
@@ -238,8 +243,8 @@ struct Closing {
 }
 
 impl Captured {
-    fn new() -> Self {
-        Self { carrier: watch::channel(None).0, open: None, networks: Vec::new(), excluded: BTreeSet::new() }
+    fn new(carrier: CarrierSlot<Rc<Http2Carrier>>) -> Self {
+        Self { carrier, open: None, networks: Vec::new(), excluded: BTreeSet::new() }
     }
 
     /// Makes what is missing, and routes the device's networks.
@@ -247,8 +252,10 @@ impl Captured {
         if self.open.as_ref().is_some_and(|open| open.addresses != state.addresses) {
             self.close().await;
         }
-        if self.open.is_none() {
-            let tun = Tun::open(&session.interface)?;
+        if let Some(interface) = &session.interface
+            && self.open.is_none()
+        {
+            let tun = Tun::open(interface)?;
             let routes = Routes::new(tun.name(), session.mtu, &state.addresses).await?;
             let seed = Uuid::new_v4().as_u64_pair().0;
             let mut capture = Capture::new(tun, self.carrier.subscribe(), seed);
@@ -279,7 +286,16 @@ impl Captured {
 
     async fn set_networks(&mut self, networks: Vec<Cidr>, status: &watch::Sender<Status>) {
         self.networks = networks;
-        let Some(open) = &mut self.open else { return };
+        let Some(open) = &mut self.open else {
+            // Nothing is routed to a proxy; these are what programs reach through it.
+            let networks = self.networks.iter().map(ToString::to_string).collect();
+            status.send_modify(|status| {
+                if status.proxy.is_some() {
+                    status.routes = networks;
+                }
+            });
+            return;
+        };
         let excluded: Vec<IpAddr> = self.excluded.iter().copied().collect();
         let routes = open.routes.set(&self.networks, &excluded).await;
         let routes: Vec<String> = routes.iter().map(ToString::to_string).collect();

@@ -40,10 +40,12 @@ pub struct Status {
     pub edge: Option<String>,
     /// How flows are carried, while connected.
     pub transport: Option<Transport>,
-    /// The networks routed to the agent, edge addresses taken out.
+    /// The networks routed to the agent, edge addresses taken out. With a proxy: those that programs reach through it.
     pub routes: Vec<String>,
     /// The TUN interface, while it exists.
     pub interface: Option<String>,
+    /// Where the proxy listens, if there is one instead of an interface.
+    pub proxy: Option<String>,
     /// What went wrong last, in words; empty while connected.
     pub last_error: Option<String>,
 }

@@ -13,7 +13,7 @@ use super::edge::{BLOCKED, NARROW, NARROW_BYTES, SERVER_V4, SERVER_V6};
 use super::{Laptop, PATIENCE, connect, in_own_network, server};
 
 /// Sends every datagram back.
-async fn echo_server() -> u16 {
+pub(crate) async fn echo_server() -> u16 {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let port = socket.local_addr().unwrap().port();
     tokio::task::spawn_local(async move {
@@ -33,7 +33,7 @@ async fn client(address: &str, port: u16) -> UdpSocket {
     socket
 }
 
-async fn receive(socket: &UdpSocket) -> std::io::Result<Vec<u8>> {
+pub(crate) async fn receive(socket: &UdpSocket) -> std::io::Result<Vec<u8>> {
     let mut buffer = vec![0; 65536];
     let length = timeout(PATIENCE, socket.recv(&mut buffer)).await.expect("an answer in time")?;
     buffer.truncate(length);

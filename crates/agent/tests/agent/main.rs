@@ -8,6 +8,7 @@
 
 mod datagrams;
 mod edge;
+mod proxy;
 
 use std::future::Future;
 use std::io::ErrorKind;
@@ -53,6 +54,7 @@ fn in_own_network<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
 /// An agent and its edge.
 struct Laptop {
     edge: Edge,
+    config: AgentConfig,
     state: TempDir,
     stop: CancellationToken,
     agent: JoinHandle<Result<(), RunError>>,
@@ -60,13 +62,23 @@ struct Laptop {
 
 impl Laptop {
     async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut AgentConfig)) -> Self {
         let state = tempfile::tempdir().unwrap();
-        let (stop, agent) = start(state.path()).await;
-        Self { edge: Edge::start().await, state, stop, agent }
+        let mut config = AgentConfig::new(state.path().to_owned());
+        change(&mut config);
+        let (stop, agent) = start(&config).await;
+        Self { edge: Edge::start().await, config, state, stop, agent }
     }
 
     async fn enrolled() -> Self {
-        let laptop = Self::new().await;
+        Self::new().await.and_enrolled().await
+    }
+
+    async fn and_enrolled(self) -> Self {
+        let laptop = self;
         let status = laptop.enroll(TOKEN.1, false).await.unwrap();
         assert_eq!(status.state, ConnectionState::Connected, "{status:?}");
         laptop
@@ -106,14 +118,14 @@ impl Laptop {
 
     async fn restart_agent(&mut self) {
         self.stop_agent().await;
-        (self.stop, self.agent) = start(self.state.path()).await;
+        (self.stop, self.agent) = start(&self.config).await;
     }
 }
 
-async fn start(state: &Path) -> (CancellationToken, JoinHandle<Result<(), RunError>>) {
+async fn start(config: &AgentConfig) -> (CancellationToken, JoinHandle<Result<(), RunError>>) {
     let stop = CancellationToken::new();
-    let agent = tokio::task::spawn_local(run(AgentConfig::new(state.to_owned()), stop.clone()));
-    while control_socket::status(state).await.is_err() {
+    let agent = tokio::task::spawn_local(run(config.clone(), stop.clone()));
+    while control_socket::status(&config.state).await.is_err() {
         assert!(!agent.is_finished(), "{:?}", agent.await);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
