@@ -2,9 +2,11 @@
 //!
 //! [`State`] takes changes and keeps the objects; [`State::snapshot`] compiles them into a [`Snapshot`], which never
 //! changes and knows all that a decision needs. [`Snapshot::decide`] is total, allocates nothing, and its answer carries
-//! the reason, so that records, `adit explain` and tests go one code path. No sockets, no clock, no database.
+//! the reason, so that records, `adit explain` and tests go one code path. The fields that expressions of rules may name are in
+//! [`scheme`]. No sockets, no clock, no database.
 
 mod decide;
+pub mod scheme;
 mod snapshot;
 mod state;
 

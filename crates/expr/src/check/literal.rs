@@ -57,7 +57,8 @@ impl Checker<'_> {
             (Operator::In, Right::Set(items, span)) => {
                 self.empty_set(items, *span);
                 let items = items.iter().map(|item| {
-                    let text = self.unquoted_address(operand, item)?;
+                    let (text, quoted) = unquoted_address(operand, item)?;
+                    self.quoted_address(quoted, item.span);
                     ip_item(text, item.span)
                 });
                 Ok((Test::Ips(items.collect::<Result<_>>()?), false))
@@ -84,8 +85,7 @@ impl Checker<'_> {
         order: Order,
         literal: &Literal<'_>,
     ) -> Result<(Test, bool)> {
-        let quoted = !matches!(literal.kind, LiteralKind::Word(_));
-        let text = self.unquoted_address(operand, literal)?;
+        let (text, quoted) = unquoted_address(operand, literal)?;
         let equality = matches!(order, Order::Equal | Order::Differs);
         if quoted && equality && text.contains('/') {
             let prefix = ip_item(text, literal.span)?;
@@ -93,6 +93,7 @@ impl Checker<'_> {
             self.lint(LintCode::QuotedAddress, literal.span, text);
             return Ok((Test::Ips(vec![prefix]), order == Order::Differs));
         }
+        self.quoted_address(quoted, literal.span);
         Ok((Test::Ip(order, address(text, literal.span)?), false))
     }
 
@@ -201,18 +202,9 @@ impl Checker<'_> {
         })
     }
 
-    /// The text of an address; in quotes too (C9).
-    fn unquoted_address<'s>(&mut self, operand: &Operand, literal: &Literal<'s>) -> Result<&'s str> {
-        match literal.kind {
-            LiteralKind::Word(word) => Ok(word),
-            LiteralKind::Quoted(text) | LiteralKind::Raw { text, .. } => {
-                if text.split('/').next().is_none_or(|address| address.parse::<IpAddr>().is_err()) {
-                    let text = format!("{operand} is an ip, and \"{text}\" is no address");
-                    return Err(Problem::new(ErrorCode::TypeMismatch, literal.span, text));
-                }
-                self.lint(LintCode::QuotedAddress, literal.span, "addresses stand without quotes");
-                Ok(text)
-            }
+    fn quoted_address(&mut self, quoted: bool, span: Span) {
+        if quoted {
+            self.lint(LintCode::QuotedAddress, span, "addresses stand without quotes");
         }
     }
 
@@ -357,6 +349,20 @@ fn wrong_right(comparison: &Comparison<'_, '_>, right: &Right<'_>) -> Problem {
         Right::List(..) => format!("{operator} takes one value; with a list goes in"),
     };
     Problem::new(ErrorCode::TypeMismatch, right.span(), text)
+}
+
+/// The text of an address, and whether it was in quotes (C9).
+fn unquoted_address<'s>(operand: &Operand, literal: &Literal<'s>) -> Result<(&'s str, bool)> {
+    match literal.kind {
+        LiteralKind::Word(word) => Ok((word, false)),
+        LiteralKind::Quoted(text) | LiteralKind::Raw { text, .. } => {
+            if text.split('/').next().is_none_or(|address| address.parse::<IpAddr>().is_err()) {
+                let text = format!("{operand} is an ip, and \"{text}\" is no address");
+                return Err(Problem::new(ErrorCode::TypeMismatch, literal.span, text));
+            }
+            Ok((text, true))
+        }
+    }
 }
 
 fn address(text: &str, span: Span) -> Result<IpAddr> {
