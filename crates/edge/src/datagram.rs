@@ -15,6 +15,8 @@ use adit_transport::datagram::{
 };
 use tokio::sync::mpsc;
 
+pub use echo::fuzz_echo_reply;
+
 pub(crate) use echo::echoes;
 pub(crate) use session::session;
 pub(crate) use table::SessionTable;
@@ -50,6 +52,15 @@ impl FarDatagrams {
     pub(crate) fn of_stream(flow: DatagramFlow<FarReader, FarWriter>) -> Self {
         let (receiver, sender) = flow.split();
         Self { receiver: FarPacketReceiver::Stream(receiver), sender: FarPacketSender::Stream(sender) }
+    }
+
+    /// The session's id with a connector that is not ours.
+    #[cfg(test)]
+    pub(crate) fn session_id(&self) -> Option<adit_wire::datagram::SessionId> {
+        match &self.sender {
+            FarPacketSender::Session(sender) => Some(sender.id()),
+            FarPacketSender::Stream(_) | FarPacketSender::Echo(_) => None,
+        }
     }
 
     /// The two halves, for a task each.

@@ -29,6 +29,9 @@ mod sessions;
 mod snapshots;
 mod tunnel;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -38,6 +41,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use config::{Certificates, EdgeConfig, StartError};
+#[doc(hidden)]
+pub use datagram::fuzz_echo_reply;
 pub use metrics::Metrics;
 
 use connections::Connections;

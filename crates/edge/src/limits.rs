@@ -20,7 +20,7 @@ pub(crate) const PULSE: Duration = Duration::from_millis(250);
 pub(crate) const HTTP2_PING: Duration = Duration::from_secs(1);
 /// A connector that has said farewell may keep its connection for its flows so long: its longest grace period is 3 minutes
 /// (tunnel protocol, 2.5).
-pub(crate) const LINGER: Duration = Duration::from_mins(5);
+pub(crate) const LINGER: Duration = Duration::from_secs(190);
 /// UDP sessions of one connection at once, with a connector that is not ours.
 pub(crate) const MAX_SESSIONS_PER_CONNECTION: usize = 16_384;
 /// Largest answer to a request on a stream, in bytes: some hundred header lines.

@@ -260,8 +260,9 @@ const ECHO_REPLY_V6: u8 = 129;
 const UNNAMED_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const UNNAMED_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
+/// Fuzz body: whatever is read as a reply is written as it was.
 #[doc(hidden)]
-pub(crate) fn fuzz_reply(packet: &[u8]) {
+pub fn fuzz_echo_reply(packet: &[u8]) {
     if let Some(reply) = read_reply(packet) {
         let message = reply.with_id(reply.id);
         assert_eq!(message, reply.message, "the same id makes the same message");
@@ -354,7 +355,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_a_reply_or_nothing(packet in prop::collection::vec(any::<u8>(), 0..200)) {
-            fuzz_reply(&packet);
+            fuzz_echo_reply(&packet);
         }
     }
 }

@@ -68,6 +68,11 @@ struct Entry {
 }
 
 impl SessionSender {
+    #[cfg(test)]
+    pub(super) fn id(&self) -> SessionId {
+        self.entry.id
+    }
+
     pub(super) fn send(&mut self, payload: Bytes) -> Result<(), StreamError> {
         let generation = self.entry.table.generation;
         // In the third generation nobody says that a session has ended for want of traffic: it is registered again.
