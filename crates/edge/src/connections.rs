@@ -100,7 +100,6 @@ impl Connection {
     }
 
     /// Where UDP and ICMP flows go, if they go in sessions.
-    #[allow(dead_code, reason = "what carries flows of datagrams is built on it")]
     pub(crate) fn sessions(&self) -> Option<(&quinn::Connection, &Arc<crate::datagram::SessionTable>)> {
         match &self.carrier {
             Carrier::Quic(carrier) => match &carrier.datagrams {

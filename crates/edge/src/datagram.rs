@@ -63,9 +63,10 @@ impl FarDatagrams {
         }
     }
 
-    /// The two halves, for a task each.
-    pub(crate) fn split(self) -> (FarPacketReceiver, FarPacketSender) {
-        (self.receiver, self.sender)
+    /// Ends both directions at once.
+    pub(crate) fn reset(&mut self) {
+        self.sender.reset();
+        self.receiver.stop();
     }
 }
 

@@ -15,7 +15,9 @@ use adit_transport::Duplex;
 use adit_wire::device::REFUSAL_METADATA;
 use adit_wire::tunnel::{ConnectResponse, METADATA_RATE_LIMITED};
 
-pub(crate) use request::{OriginAnswer, OriginExchange, OriginRequest, PendingAnswer, request};
+#[cfg(test)]
+pub(crate) use request::OriginExchange;
+pub(crate) use request::{OriginAnswer, OriginRequest, PendingAnswer, request};
 
 use crate::Shared;
 use crate::connections::{Connection, FlowGuard};

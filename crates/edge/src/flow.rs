@@ -9,14 +9,15 @@ use std::time::{Instant, SystemTime};
 
 use adit_model::{ConnectionId, FlowEnd, FlowFacts, FlowId, FlowRecord, Protocol, Refusal};
 use adit_policy::{Decision, Permit};
-use adit_transport::datagram::{DatagramFlow, Exchanged};
+use adit_transport::datagram::{DatagramFlow, ExchangeEnd, Exchanged, exchange};
 use adit_transport::splice::{Passed, SpliceEnd, splice};
 use adit_transport::{Duplex, ReadChunk, WriteChunk};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::Shared;
-use crate::dial::{Dialled, NotDialled, dial};
+use crate::dial::{Dialled, DialledDatagrams, NotDialled, dial, dial_datagrams};
+use crate::limits::DATAGRAM_IDLE;
 use crate::sessions::{Cut, Session};
 
 /// A flow that asks to be carried.
@@ -39,7 +40,6 @@ pub(crate) trait Asked {
     async fn accept(self) -> Option<Duplex<Self::Reader, Self::Writer>>;
 
     /// The same, for a flow of datagrams.
-    #[expect(dead_code, reason = "no dial makes a flow of datagrams yet")]
     async fn accept_datagrams(self) -> Option<DatagramFlow<Self::Reader, Self::Writer>>;
 
     /// Tells it why there is no flow.
@@ -108,7 +108,6 @@ struct Way<'a> {
     facts: &'a FlowFacts,
     id: FlowId,
     session: &'a Session,
-    #[expect(dead_code, reason = "no dial makes a flow of datagrams yet")]
     source: IpAddr,
     permit: Permit,
 }
@@ -123,9 +122,14 @@ async fn permitted<A: Asked>(way: Way<'_>, asked: A, outcome: &mut Outcome) -> F
                 Err(end) => return end,
             }
         }
-        Protocol::Udp | Protocol::Icmp => {
-            asked.refuse(Refusal::NoConnection, "no connection of the tunnel carries datagrams").await;
-            return FlowEnd::Refused(Refusal::NoConnection);
+        protocol @ (Protocol::Udp | Protocol::Icmp) => {
+            let destination = way.facts.destination;
+            let dialling =
+                dial_datagrams(way.shared, way.permit.tunnel, way.id, protocol, destination, way.source);
+            match dialled(dialling, &way, &ended, asked, outcome).await {
+                Ok((dialled, asked)) => datagrams(dialled, asked, &ended, outcome).await,
+                Err(end) => return end,
+            }
         }
     }
     .unwrap_or_else(|| end_of(way.session.why()))
@@ -180,6 +184,39 @@ async fn stream<A: Asked>(
         }
     };
     (outcome.carried.bytes_up, outcome.carried.bytes_down) = (passed.up, passed.down);
+    drop(guard);
+    end
+}
+
+/// Carries a flow of datagrams. `None` if it was cut.
+async fn datagrams<A: Asked>(
+    dialled: DialledDatagrams,
+    asked: A,
+    ended: &CancellationToken,
+    outcome: &mut Outcome,
+) -> Option<FlowEnd> {
+    let DialledDatagrams { connection, mut far, guard } = dialled;
+    outcome.connection = Some(connection.id);
+    let Some(mut near) = asked.accept_datagrams().await else {
+        far.reset();
+        return Some(FlowEnd::ResetByDevice);
+    };
+    let exchanging = exchange(
+        (&mut near.receiver, &mut near.sender),
+        (&mut far.receiver, &mut far.sender),
+        DATAGRAM_IDLE,
+        &mut outcome.carried,
+    );
+    let end = match ended.run_until_cancelled(exchanging).await {
+        Some(ExchangeEnd::Finished | ExchangeEnd::Idle) => Some(FlowEnd::Finished),
+        Some(ExchangeEnd::NearFailed(_)) => Some(FlowEnd::ResetByDevice),
+        Some(ExchangeEnd::FarFailed(_)) => Some(FlowEnd::ResetByDestination),
+        None => {
+            near.reset();
+            far.reset();
+            None
+        }
+    };
     drop(guard);
     end
 }

@@ -12,10 +12,8 @@
 mod carrier;
 mod config;
 pub mod connections;
-#[allow(dead_code, reason = "what carries flows of datagrams is built on it")]
 mod datagram;
 mod device;
-#[allow(dead_code, unused_imports, reason = "what carries datagrams is built on it")]
 mod dial;
 mod far;
 mod flow;

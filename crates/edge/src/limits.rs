@@ -21,6 +21,8 @@ pub(crate) const HTTP2_PING: Duration = Duration::from_secs(1);
 /// A connector that has said farewell may keep its connection for its flows so long: its longest grace period is 3 minutes
 /// (tunnel protocol, 2.5).
 pub(crate) const LINGER: Duration = Duration::from_secs(190);
+/// A flow of datagrams on which nothing passed for so long is ended, if its ends have not ended it after 210 s.
+pub(crate) const DATAGRAM_IDLE: Duration = Duration::from_mins(4);
 /// UDP sessions of one connection at once, with a connector that is not ours.
 pub(crate) const MAX_SESSIONS_PER_CONNECTION: usize = 16_384;
 /// Largest answer to a request on a stream, in bytes: some hundred header lines.

@@ -6,10 +6,11 @@ mod peer;
 mod relay;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_model::{
-    AccountId, Change, ChangeBatch, Command, FlowId, Protocol, Record, SecretHash, Tunnel,
+    AccountId, Change, ChangeBatch, Command, FlowId, Protocol, PublicHostname, Record, SecretHash, Tunnel,
     TunnelConfiguration, TunnelId,
 };
 use adit_transport::datagram::{Packet, ReceivePacket as _, SendPacket as _};
@@ -25,7 +26,7 @@ use uuid::Uuid;
 use crate::datagram::FarDatagrams;
 use crate::dial::{self, Dialled, DialledDatagrams, NotDialled, OriginExchange, OriginRequest};
 use crate::far::FarReader;
-use crate::{Edge, EdgeConfig, Ends};
+use crate::{Certificates, Edge, EdgeConfig, Ends};
 
 /// Longest that anything may take that is waited for.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -42,6 +43,16 @@ fn flow_id() -> FlowId {
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, future).await.expect("it takes too long")
+}
+
+/// There are no public host names here.
+#[derive(Debug)]
+struct NoCertificates;
+
+impl Certificates for NoCertificates {
+    fn certificate(&self, _: &PublicHostname) -> Option<Identity> {
+        None
+    }
 }
 
 /// An edge, and the ends by which a control plane would hold it.
@@ -84,6 +95,7 @@ impl Bench {
             identity: identity(),
             tunnel_identity: identity(),
             names: vec!["edge.test".into()],
+            certificates: Arc::new(NoCertificates),
             management: axum::Router::new(),
             enrolment: axum::Router::new(),
         };

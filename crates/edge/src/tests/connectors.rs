@@ -79,16 +79,15 @@ async fn a_connector_that_leaves_over_http2_keeps_its_flows() {
 }
 
 #[tokio::test]
-async fn an_edge_that_stops_says_farewell_over_http2() {
+async fn an_edge_that_stops_ends_its_connections_over_http2_at_once() {
     let mut bench = Bench::start().await;
     let peer = http2_peer(&mut bench, &Identity::default()).await;
-    let Http2Peer { mut calls, ended } = peer;
-    let ends = async {
-        calls.ended().await;
-        drop(calls);
-    };
-    tokio::join!(bench.edge.stop(), ends);
-    within(ended).await.unwrap().unwrap();
+    let began = Instant::now();
+    bench.edge.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // Whether it hears the farewell first, or fails to answer it, is chance.
+    let ended = within(peer.ended).await.unwrap();
+    assert!(ended.is_ok() || ended.is_err_and(|error| error.is_io()));
 }
 
 #[tokio::test]

@@ -126,11 +126,6 @@ impl<R: ReadChunk, W: WriteChunk> Calls<R, W> {
         self.stream.writer.finish().await.unwrap();
     }
 
-    /// Waits until the edge has ended the control stream.
-    pub(super) async fn ended(&mut self) {
-        while let Ok(Some(_)) = within(self.stream.reader.read_chunk()).await {}
-    }
-
     async fn event(&mut self) -> ClientEvent {
         loop {
             while let Some(bytes) = self.client.poll_transmit() {
