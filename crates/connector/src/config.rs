@@ -6,6 +6,7 @@
 //! the key, or the flag, and says what was expected. A key that no connector knows is an error, other than in cloudflared,
 //! which ignores it: a misspelled key has cost people more than an old one. The environment is not read here.
 
+mod allow;
 mod at;
 mod credentials;
 mod error;
@@ -28,12 +29,13 @@ use serde_json::{Map, Value, json};
 use crate::ingress::Rules;
 use crate::selection::{CHOICES, Transports};
 
+pub use allow::AllowNetworks;
 use credentials::Credentials;
 pub use error::{ConfigError, Origin};
 pub use file::{ConfigFile, fuzz_config_file};
 pub(crate) use live::{Configuration, Live};
 pub use live::{WarpRouting, fuzz_pushed_configuration};
-pub(crate) use origin::{OriginOptions, OriginSettings, TypedRule};
+pub(crate) use origin::{IpRule, IpRuleError, OriginOptions, OriginSettings, TypedRule};
 
 /// What flags and variables say. Where nothing was said, the file speaks.
 #[derive(Default)]
@@ -142,6 +144,8 @@ pub struct ConnectorConfig {
     pub warp_routing: WarpRouting,
     /// Flows at once, if a flag or the file said it: it then holds whatever an edge pushes.
     pub own_max_active_flows: Option<u32>,
+    /// What this connector may dial at all.
+    pub allow_networks: AllowNetworks,
     /// Rules for HTTP and WebSocket requests, until an edge pushes others.
     pub ingress: Arc<Rules>,
     /// File that gets the process id after the first registration.
@@ -206,6 +210,7 @@ impl ConnectorConfig {
             retries: retries.min(MAX_RETRIES),
             warp_routing,
             own_max_active_flows,
+            allow_networks: file.allow_networks.clone().unwrap_or_default(),
             ingress,
             pidfile: overrides.pidfile.clone().or_else(|| file.pidfile.clone().map(PathBuf::from)),
             report,

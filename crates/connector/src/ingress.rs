@@ -12,10 +12,15 @@
 
 mod connect;
 mod exchange;
+mod go_url;
+mod hello;
 mod io;
 mod origin;
 mod rule;
 mod service;
+mod socks;
+mod stream;
+mod websocket;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -25,8 +30,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use crate::process::Process;
 use exchange::ExchangeError;
-pub(crate) use rule::{Rules, RulesError};
+pub(crate) use rule::RulesError;
+pub use rule::{NotAUrl, Rule, Rules};
 use service::Service;
+pub use socks::fuzz_socks;
+pub use websocket::fuzz_websocket;
 
 /// A request as the edge sent it, without its body.
 #[derive(Debug, Clone)]
@@ -82,21 +90,34 @@ where
     A: Answer,
 {
     let configuration = process.configuration();
-    let (number, rule) = configuration.rules.matching(&request.host, request.uri.path());
+    let path = rule::decoded(request.uri.path());
+    let (number, rule) = configuration.rules.matching(&request.host, &path);
     tracing::debug!(rule = number, service = %rule.service(), "request");
+    if configuration.rules.are_none() {
+        tracing::warn!("{NO_RULES}");
+    }
     add_tags(process, &mut request.headers);
-    let served = match rule.service() {
-        Service::Status(status) => answer_status(process, *status, answer).await,
+    let ended: Result<(), Box<dyn std::error::Error>> = match rule.service() {
+        Service::Status(status) => answer_status(process, *status, answer).await.map_err(Into::into),
+        Service::HelloWorld => hello::serve(process, &request, answer).await.map_err(Into::into),
         Service::Http(_) | Service::Unix { .. } => match rule.origin() {
-            Some(origin) => exchange::serve(process, origin, rule.settings(), request, body, answer).await,
-            None => answer_status(process, StatusCode::SERVICE_UNAVAILABLE, answer).await,
+            Some(origin) => exchange::serve(process, origin, rule.settings(), request, body, answer)
+                .await
+                .map_err(Into::into),
+            None => answer_status(process, StatusCode::SERVICE_UNAVAILABLE, answer).await.map_err(Into::into),
         },
+        Service::Stream(_) | Service::Bastion | Service::SocksProxy => {
+            stream::serve(process, rule, &request, body, answer).await.map_err(Into::into)
+        }
     };
-    if let Err(error) = served {
+    if let Err(error) = ended {
         process.metrics.request_failed();
-        tracing::debug!(rule = number, error = %crate::error_chain(&error), "request ended early");
+        tracing::debug!(rule = number, error = %crate::error_chain(&*error), "request ended early");
     }
 }
+
+/// Said at the start and at every request, as cloudflared does.
+pub(crate) const NO_RULES: &str = "No ingress rules were defined in provided config (if any) nor from the cli, cloudflared will return 503 for all incoming HTTP requests";
 
 /// A host without its port and brackets.
 fn bare_host(host: &str) -> &str {

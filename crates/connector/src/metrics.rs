@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     concurrent_most: AtomicUsize,
     /// Answers to HTTP requests by their status, of which there are 900.
     responses: Mutex<BTreeMap<u16, u64>>,
+    stream_errors: AtomicU64,
     configuration_version: AtomicI32,
     latency: Histogram,
 }
@@ -57,6 +58,11 @@ impl Metrics {
 
     pub(crate) fn request_failed(&self) {
         self.request_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A stream service's destination could not be dialled.
+    pub(crate) fn stream_failed(&self) {
+        self.stream_errors.fetch_add(1, Ordering::Relaxed);
     }
 
     /// An HTTP request was answered.
@@ -118,6 +124,7 @@ impl Metrics {
         page.one("cloudflared_tcp_active_sessions", GAUGE, self.tcp_active.load(Ordering::Relaxed));
         page.one("cloudflared_tcp_total_sessions", COUNTER, load(&self.tcp_total));
         self.latency.render(&mut page);
+        page.one("cloudflared_proxy_connect_streams_errors", COUNTER, load(&self.stream_errors));
         page.one("quic_client_total_connections", COUNTER, load(&self.quic_opened));
         page.one("quic_client_closed_connections", COUNTER, load(&self.quic_closed));
         page.quic(connections);
@@ -307,6 +314,8 @@ mod tests {
         cloudflared_proxy_connect_latency_bucket{le="+Inf"} 1
         cloudflared_proxy_connect_latency_sum 12.345
         cloudflared_proxy_connect_latency_count 1
+        # TYPE cloudflared_proxy_connect_streams_errors counter
+        cloudflared_proxy_connect_streams_errors 0
         # TYPE quic_client_total_connections counter
         quic_client_total_connections 0
         # TYPE quic_client_closed_connections counter

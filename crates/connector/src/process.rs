@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use adit_model::{ConnectorId, NeverDialled};
 use tokio::sync::watch;
@@ -32,6 +33,7 @@ pub(crate) struct Process {
     pub(crate) first_registered: CancellationToken,
     /// Tasks of flows.
     pub(crate) flows: TaskTracker,
+    pub(crate) started: Instant,
     /// What an edge may replace.
     live: Live,
     load: watch::Sender<Load>,
@@ -105,8 +107,9 @@ impl Process {
         dialers: Dialers,
         stopping: CancellationToken,
     ) -> Self {
-        let live = Live::new(Arc::clone(&config.ingress), config.warp_routing, config.own_max_active_flows);
+        let live = Live::new(&config);
         Self {
+            started: Instant::now(),
             live,
             selection: Selection::new(config.transports),
             config,

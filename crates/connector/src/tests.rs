@@ -160,6 +160,7 @@ impl Edge {
                 max_active_flows: 100,
             },
             own_max_active_flows: None,
+            allow_networks: config::AllowNetworks::default(),
             ingress: Arc::new(ingress::Rules::none()),
             pidfile: None,
             report: serde_json::json!({"ingress": []}),

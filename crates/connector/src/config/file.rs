@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_saphyr::Spanned;
 
+use super::allow::AllowNetworks;
 use super::at::{At, Source};
 use super::error::{ConfigError, Origin};
 use super::origin::{OriginOptions, TypedRule, WarpRoutingOptions};
@@ -19,6 +20,8 @@ pub struct ConfigFile {
     places: BTreeMap<String, (u64, u64)>,
     /// `ingress`.
     pub(super) ingress: Vec<TypedRule>,
+    /// `allow-networks`.
+    pub(super) allow_networks: Option<AllowNetworks>,
     /// `originRequest`.
     pub(super) origin_request: OriginOptions,
     /// `tunnel`: id or name.
@@ -181,6 +184,7 @@ impl ConfigFile {
             "output" => self.output = at.text("default or json")?,
             "no-autoupdate" => self.no_autoupdate = at.boolean()?,
             "warp-routing" => self.warp_routing = WarpRoutingOptions::read(&at)?,
+            "allow-networks" => self.allow_networks = Some(AllowNetworks::read(&at)?),
             "ingress" => self.ingress = TypedRule::list(&at)?,
             "originRequest" => self.origin_request = OriginOptions::read(&at)?,
             // Said, and of no consequence: there are no updates, no pre-checks and no other loggers.

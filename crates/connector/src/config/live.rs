@@ -11,11 +11,12 @@ use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 use serde_saphyr::{Location, Spanned};
 
+use super::allow::AllowNetworks;
 use super::at::{At, Source};
 use super::error::ConfigError;
 use super::origin::{OriginOptions, TypedRule, WarpRoutingOptions};
 use super::yaml::Node;
-use super::{DEFAULT_CONNECT_TIMEOUT, DEFAULT_MAX_ACTIVE_FLOWS, DEFAULT_TCP_KEEP_ALIVE};
+use super::{ConnectorConfig, DEFAULT_CONNECT_TIMEOUT, DEFAULT_MAX_ACTIVE_FLOWS, DEFAULT_TCP_KEEP_ALIVE};
 use crate::ingress::{Rules, RulesError};
 
 /// Version of a configuration that no edge has pushed (contract, 4.2).
@@ -96,17 +97,25 @@ pub(crate) struct Live {
     /// One push at a time.
     applying: Mutex<()>,
     own_max_active_flows: Option<u32>,
+    allow_networks: AllowNetworks,
 }
 
 impl Live {
     /// Starts with the connector's own configuration.
-    pub(crate) fn new(
+    pub(crate) fn new(config: &ConnectorConfig) -> Self {
+        let rules = Arc::clone(&config.ingress);
+        Self::starting(rules, config.warp_routing, config.own_max_active_flows, config.allow_networks.clone())
+    }
+
+    fn starting(
         rules: Arc<Rules>,
         warp_routing: WarpRouting,
         own_max_active_flows: Option<u32>,
+        allow_networks: AllowNetworks,
     ) -> Self {
         let own = Configuration { version: LOCAL_VERSION, rules, warp_routing };
-        Self { current: ArcSwap::from_pointee(own), applying: Mutex::new(()), own_max_active_flows }
+        let current = ArcSwap::from_pointee(own);
+        Self { current, applying: Mutex::new(()), own_max_active_flows, allow_networks }
     }
 
     /// What holds now.
@@ -133,7 +142,7 @@ impl Live {
 
     fn read(&self, version: i32, config: &[u8]) -> Result<Configuration, PushError> {
         let pushed = Pushed::read(config)?;
-        let rules = Rules::pushed(&pushed.ingress, &pushed.origin_request)?;
+        let rules = Rules::pushed(&pushed.ingress, &pushed.origin_request, &self.allow_networks)?;
         Ok(Configuration {
             version,
             rules: Arc::new(rules),
@@ -203,8 +212,8 @@ fn placeless(value: Value) -> Spanned<Node> {
 /// Fuzz body: any bytes are a configuration, which then is the current one, or an error of one line that changes nothing.
 #[doc(hidden)]
 pub fn fuzz_pushed_configuration(input: &[u8]) {
-    let live =
-        Live::new(Arc::new(Rules::none()), WarpRouting::new(&WarpRoutingOptions::default(), None), None);
+    let warp_routing = WarpRouting::new(&WarpRoutingOptions::default(), None);
+    let live = Live::starting(Arc::new(Rules::none()), warp_routing, None, AllowNetworks::default());
     let (version, error) = live.apply(0, input);
     assert_eq!(live.current().version, version, "what is answered holds");
     match error {

@@ -1,6 +1,7 @@
 //! `ingress`, `originRequest` and `warp-routing` as they are typed, in a file or in what an edge pushes (contract, 4.2
 //! and 6.2). Kinds are checked here; what a rule means, by [`crate::ingress`].
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -56,42 +57,78 @@ impl TypedRule {
     }
 }
 
-/// One of `ipRules`.
+/// One of `ipRules` as it was typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct IpRule {
-    pub(crate) network: IpNet,
+pub(crate) struct TypedIpRule {
+    prefix: String,
     /// Empty: every port.
-    pub(crate) ports: Vec<u16>,
-    pub(crate) allow: bool,
+    ports: Vec<u32>,
+    allow: bool,
 }
 
-impl IpRule {
+impl TypedIpRule {
     fn read(at: &At<'_>) -> Result<Self, ConfigError> {
-        let mut network = None;
-        let (mut ports, mut allow) = (Vec::new(), false);
+        let mut rule = Self { prefix: String::new(), ports: Vec::new(), allow: false };
         for (key, at) in at.entries(&["prefix", "ports", "allow"])? {
             match key {
-                "prefix" => {
-                    let text = at.text("a network such as 10.0.0.0/8")?.unwrap_or_default();
-                    let parsed = text.parse::<IpNet>();
-                    network = Some(parsed.map_err(|_| at.wrong(format!("unable to parse cidr: {text}")))?);
-                }
+                "prefix" => rule.prefix = at.text("a network such as 10.0.0.0/8")?.unwrap_or_default(),
                 "ports" => {
                     for item in at.items("a list of ports")? {
-                        let port = item.number(u32::from(u16::MAX))?.unwrap_or_default();
-                        let port = u16::try_from(port).ok().filter(|port| *port != 0);
-                        ports.push(port.ok_or_else(|| item.expected("a port from 1 to 65535"))?);
+                        rule.ports.push(item.number(u32::MAX)?.unwrap_or_default());
                     }
                 }
-                _ => allow = at.boolean()?.unwrap_or_default(),
+                _ => rule.allow = at.boolean()?.unwrap_or_default(),
             }
         }
-        let network = network.ok_or_else(|| at.wrong("no prefix provided".into()))?;
-        Ok(Self { network: network.trunc(), ports, allow })
+        Ok(rule)
     }
 
     fn json(&self) -> Value {
-        json!({"prefix": self.network.to_string(), "ports": self.ports, "allow": self.allow})
+        json!({"prefix": self.prefix, "ports": self.ports, "allow": self.allow})
+    }
+}
+
+/// One of `ipRules`, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct IpRule {
+    network: IpNet,
+    ports: Vec<u16>,
+    allow: bool,
+}
+
+/// A rule cannot be used. The words are cloudflared's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum IpRuleError {
+    /// There is no network.
+    #[error("no prefix provided")]
+    NoPrefix,
+    /// The network is none.
+    #[error("unable to parse cidr: {0}")]
+    Prefix(String),
+    /// A port is none.
+    #[error("invalid port {0}, needs to be between 1 and 65535")]
+    Port(u32),
+}
+
+impl IpRule {
+    pub(crate) fn new(typed: &TypedIpRule) -> Result<Self, IpRuleError> {
+        if typed.prefix.is_empty() {
+            return Err(IpRuleError::NoPrefix);
+        }
+        let network: IpNet = typed.prefix.parse().map_err(|_| IpRuleError::Prefix(typed.prefix.clone()))?;
+        let port =
+            |port: &u32| u16::try_from(*port).ok().filter(|port| *port != 0).ok_or(IpRuleError::Port(*port));
+        let ports = typed.ports.iter().map(port).collect::<Result<_, _>>()?;
+        Ok(Self { network: network.trunc(), ports, allow: typed.allow })
+    }
+
+    /// Whether the first rule that matches allows it; nothing is allowed by none (contract, 8.1).
+    pub(crate) fn permits(rules: &[Self], address: IpAddr, port: u16) -> bool {
+        let address = address.to_canonical();
+        let matches = |rule: &&Self| {
+            rule.network.contains(&address) && (rule.ports.is_empty() || rule.ports.contains(&port))
+        };
+        rules.iter().find(matches).is_some_and(|rule| rule.allow)
     }
 }
 
@@ -114,7 +151,7 @@ pub(crate) struct OriginOptions {
     pub(crate) proxy_address: Option<String>,
     pub(crate) proxy_port: Option<u32>,
     pub(crate) proxy_type: Option<String>,
-    pub(crate) ip_rules: Option<Vec<IpRule>>,
+    pub(crate) ip_rules: Option<Vec<TypedIpRule>>,
     pub(crate) http2_origin: Option<bool>,
 }
 
@@ -178,7 +215,7 @@ impl OriginOptions {
                 if items.len() > MAX_IP_RULES {
                     return Err(at.wrong(format!("expected at most {MAX_IP_RULES} rules")));
                 }
-                let rules = items.iter().map(IpRule::read).collect::<Result<Vec<_>, _>>()?;
+                let rules = items.iter().map(TypedIpRule::read).collect::<Result<Vec<_>, _>>()?;
                 self.ip_rules = Some(rules).filter(|rules| !rules.is_empty());
             }
             "http2Origin" => self.http2_origin = at.boolean()?,
@@ -251,7 +288,7 @@ pub(crate) struct OriginSettings {
     pub(crate) proxy_address: String,
     pub(crate) proxy_port: u32,
     pub(crate) proxy_type: String,
-    pub(crate) ip_rules: Vec<IpRule>,
+    pub(crate) ip_rules: Vec<TypedIpRule>,
     pub(crate) http2_origin: bool,
 }
 
@@ -283,7 +320,7 @@ impl OriginSettings {
 
     /// Every member, as `/config` shows it.
     pub(crate) fn json(&self) -> Value {
-        let rules: Vec<Value> = self.ip_rules.iter().map(IpRule::json).collect();
+        let rules: Vec<Value> = self.ip_rules.iter().map(TypedIpRule::json).collect();
         json!({
             "connectTimeout": self.connect_timeout.as_secs(),
             "tlsTimeout": self.tls_timeout.as_secs(),

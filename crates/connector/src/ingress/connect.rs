@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_model::Refusal;
 use adit_transport::tls::{self, TlsError};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
@@ -14,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::io::Io;
-use crate::config::OriginSettings;
+use crate::config::{AllowNetworks, OriginSettings};
 use crate::dial;
 
 /// How long the first family has before the second is tried too (RFC 8305, 5).
@@ -33,7 +34,7 @@ pub(super) enum ConnectError {
     TimedOut(String),
     /// Refused, or unreachable.
     #[error("dial {network} {address}: {words}")]
-    Dial { network: &'static str, address: String, words: String },
+    Dial { network: &'static str, address: String, refusal: Refusal, words: String },
     /// The address is none that this connector may dial for the request.
     #[error("dial tcp {address}: {reason}")]
     NotPermitted { address: String, reason: String },
@@ -46,6 +47,31 @@ pub(super) enum ConnectError {
     /// A name that no certificate can have.
     #[error("tls: {0:?} is no server name")]
     ServerName(String),
+}
+
+/// What a rule may reach. Rules of the connector's own file reach what they name; those that an edge pushed, only what
+/// `allow-networks` permits.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Limits(Option<AllowNetworks>);
+
+impl Limits {
+    pub(super) fn of(allowed: &AllowNetworks) -> Self {
+        Self(Some(allowed.clone()).filter(|allowed| !allowed.is_unlimited()))
+    }
+
+    pub(super) fn are_none(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Says why an address is not dialled, if it is not.
+    pub(super) fn check(&self, address: SocketAddr) -> Result<(), String> {
+        match &self.0 {
+            Some(allowed) if !allowed.permits(address.ip(), address.port()) => {
+                Err("not in allow-networks".into())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Dials a name or address; `check` says of each address why it is not dialled, if it is not.
@@ -127,11 +153,9 @@ async fn in_turn(addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
             Ok(stream) => return Ok(stream),
             Err(error) => {
                 // The first failure is the one that is told, as in Go.
-                failure.get_or_insert(ConnectError::Dial {
-                    network: "tcp",
-                    address: address.to_string(),
-                    words: dial::reason(&error).1,
-                });
+                let (refusal, words) = dial::reason(&error);
+                let address = address.to_string();
+                failure.get_or_insert(ConnectError::Dial { network: "tcp", address, refusal, words });
             }
         }
     }
@@ -140,7 +164,12 @@ async fn in_turn(addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
 
 /// Connects to a Unix socket.
 pub(super) async fn unix(path: &str, settings: &OriginSettings) -> Result<UnixStream, ConnectError> {
-    let failed = |words: String| ConnectError::Dial { network: "unix", address: path.to_owned(), words };
+    let failed = |words: String| ConnectError::Dial {
+        network: "unix",
+        address: path.to_owned(),
+        refusal: Refusal::ConnectorError,
+        words,
+    };
     match tokio::time::timeout(settings.connect_timeout, UnixStream::connect(path)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(failed(format!("connect: {error}"))),

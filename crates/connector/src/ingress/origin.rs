@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::connect::{self, ConnectError, Tls, TlsSetupError};
+use super::connect::{self, ConnectError, Limits, Tls, TlsSetupError};
 use super::io::Io;
 use super::service::Service;
 use crate::config::OriginSettings;
@@ -29,6 +29,7 @@ pub(crate) struct Origin {
     address: Address,
     tls: Option<Tls>,
     settings: OriginSettings,
+    limits: Limits,
     pool: Arc<Pool>,
 }
 
@@ -101,11 +102,19 @@ enum Sender {
 
 impl Origin {
     /// The origin of a service, if the service is an HTTP server.
-    pub(super) fn of(service: &Service, settings: &OriginSettings) -> Result<Option<Self>, TlsSetupError> {
+    pub(super) fn of(
+        service: &Service,
+        settings: &OriginSettings,
+        limits: &Limits,
+    ) -> Result<Option<Self>, TlsSetupError> {
         let (address, tls) = match service {
             Service::Http(http) => (Address::Tcp { host: http.host.clone(), port: http.port }, http.tls),
             Service::Unix { path, tls } => (Address::Unix(path.clone()), *tls),
-            Service::Status(_) => return Ok(None),
+            Service::Stream(_)
+            | Service::Bastion
+            | Service::SocksProxy
+            | Service::HelloWorld
+            | Service::Status(_) => return Ok(None),
         };
         let tls = tls.then(|| Tls::new(settings)).transpose()?;
         let pool = Arc::new(Pool {
@@ -113,7 +122,7 @@ impl Origin {
             keep: usize::try_from(settings.keep_alive_connections).unwrap_or(usize::MAX),
             timeout: settings.keep_alive_timeout,
         });
-        Ok(Some(Self { address, tls, settings: settings.clone(), pool }))
+        Ok(Some(Self { address, tls, settings: settings.clone(), limits: limits.clone(), pool }))
     }
 
     /// Whether requests go over TLS.
@@ -164,7 +173,8 @@ impl Origin {
     async fn connect(&self, server_name: &str) -> Result<Sender, OriginError> {
         match &self.address {
             Address::Tcp { host, port } => {
-                let stream = connect::tcp(host, *port, &self.settings, |_| Ok(())).await?;
+                let stream =
+                    connect::tcp(host, *port, &self.settings, |address| self.limits.check(address)).await?;
                 // Without it the connection works as well, only slower.
                 let _ = stream.set_nodelay(true);
                 self.secure(stream, server_name).await

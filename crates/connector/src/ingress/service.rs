@@ -1,8 +1,11 @@
 //! What a rule may name as its service (contract, 6.2).
 
 use std::fmt;
+use std::num::IntErrorKind;
 
 use http::StatusCode;
+
+use super::go_url::{GoUrl, UrlError};
 
 /// Where requests go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +19,15 @@ pub(crate) enum Service {
         /// With TLS.
         tls: bool,
     },
+    /// `tcp://`, `ssh://`, `rdp://`, `smb://`, and any scheme that is none of HTTP: the WebSocket ends here and goes on
+    /// as a TCP connection.
+    Stream(StreamService),
+    /// `bastion`: as before, to where the request says.
+    Bastion,
+    /// `socks-proxy`: as before, to where the client says in SOCKS5.
+    SocksProxy,
+    /// `hello_world`.
+    HelloWorld,
     /// `http_status:NNN`.
     Status(StatusCode),
 }
@@ -23,12 +35,23 @@ pub(crate) enum Service {
 /// An HTTP server by its address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HttpService {
-    /// As it was written, for display.
-    pub(crate) text: String,
+    /// As it is displayed.
+    text: String,
     pub(crate) tls: bool,
     /// Name or address, without brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
+}
+
+/// A TCP server by its address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StreamService {
+    /// As it is displayed.
+    text: String,
+    /// Name or address, without brackets.
+    pub(crate) host: String,
+    /// None for an unknown scheme whose address has no port.
+    pub(crate) port: Option<u16>,
 }
 
 /// A text is no service. The words are cloudflared's.
@@ -37,7 +60,10 @@ pub(crate) enum ServiceError {
     /// `http_status:` with something else behind it.
     #[error("invalid HTTP status code: {0}")]
     Status(String),
-    /// Not a URL with a host.
+    /// Not a URL.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// A URL without a host.
     #[error("{0} is an invalid address, please make sure it has a scheme and a hostname")]
     Address(String),
     /// A URL with a path.
@@ -48,7 +74,8 @@ pub(crate) enum ServiceError {
 }
 
 impl Service {
-    pub(super) fn parse(text: &str) -> Result<Self, ServiceError> {
+    /// Reads a service; `bastion_mode` makes a bastion of whatever would be an address.
+    pub(super) fn parse(text: &str, bastion_mode: bool) -> Result<Self, ServiceError> {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Self::Unix { path: path.to_owned(), tls: false });
         }
@@ -56,27 +83,66 @@ impl Service {
             return Ok(Self::Unix { path: path.to_owned(), tls: true });
         }
         if let Some(code) = text.strip_prefix("http_status:") {
-            let status = code.parse::<u16>().ok().and_then(|code| StatusCode::from_u16(code).ok());
-            return status.map(Self::Status).ok_or_else(|| ServiceError::Status(code.to_owned()));
+            return status(code).map(Self::Status).map_err(ServiceError::Status);
         }
-        let address = || ServiceError::Address(text.to_owned());
-        let (scheme, rest) = text.split_once("://").ok_or_else(address)?;
-        let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
-        if !path.is_empty() {
+        match text {
+            "hello_world" | "hello-world" => Ok(Self::HelloWorld),
+            "socks-proxy" => Ok(Self::SocksProxy),
+            "bastion" => Ok(Self::Bastion),
+            _ if bastion_mode => Ok(Self::Bastion),
+            _ => Self::address(text),
+        }
+    }
+
+    fn address(text: &str) -> Result<Self, ServiceError> {
+        let url = GoUrl::parse(text)?;
+        if url.scheme.is_empty() || url.host().is_empty() {
+            return Err(ServiceError::Address(text.to_owned()));
+        }
+        if !url.path.is_empty() {
             return Err(ServiceError::Path(text.to_owned()));
         }
-        let tls = match scheme {
+        Self::of_url(&url).ok_or_else(|| ServiceError::Address(text.to_owned()))
+    }
+
+    /// The service at a URL whose path is looked at by nobody.
+    pub(super) fn of_url(url: &GoUrl) -> Option<Self> {
+        // Above 65535 is no port; Go says so at the first dial.
+        let port = (!url.port().is_empty()).then(|| url.port().parse::<u16>()).transpose().ok()?;
+        let host = url.host().to_owned();
+        let tls = match url.scheme.as_str() {
             "http" | "ws" => false,
             "https" | "wss" => true,
-            _ => return Err(address()),
+            scheme => {
+                let usual = STREAM_PORTS.iter().find(|(name, _)| *name == scheme).map(|(_, port)| *port);
+                let shown = match (port, usual) {
+                    (None, Some(usual)) if host.contains(':') => format!("[{host}]:{usual}"),
+                    (None, Some(usual)) => format!("{host}:{usual}"),
+                    _ => url.authority.clone(),
+                };
+                let text = format!("{scheme}://{shown}");
+                return Some(Self::Stream(StreamService { text, host, port: port.or(usual) }));
+            }
         };
-        let authority: http::uri::Authority = authority.parse().map_err(|_| address())?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        if host.is_empty() {
-            return Err(address());
+        let port = port.unwrap_or(if tls { 443 } else { 80 });
+        Some(Self::Http(HttpService { text: url.to_string(), tls, host, port }))
+    }
+}
+
+/// Ports of schemes whose address names none.
+const STREAM_PORTS: [(&str, u16); 4] = [("ssh", 22), ("rdp", 3389), ("smb", 445), ("tcp", 7864)];
+
+fn status(code: &str) -> Result<StatusCode, String> {
+    match code.parse::<i64>() {
+        Ok(number) => {
+            let status = u16::try_from(number).ok().and_then(|number| StatusCode::from_u16(number).ok());
+            status.ok_or_else(|| number.to_string())
         }
-        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        Ok(Self::Http(HttpService { text: text.to_owned(), tls, host, port }))
+        Err(error) => {
+            let range = matches!(error.kind(), IntErrorKind::PosOverflow | IntErrorKind::NegOverflow);
+            let what = if range { "value out of range" } else { "invalid syntax" };
+            Err(format!("strconv.Atoi: parsing {code:?}: {what}"))
+        }
     }
 }
 
@@ -84,8 +150,12 @@ impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(service) => f.write_str(&service.text),
+            Self::Stream(service) => f.write_str(&service.text),
             Self::Unix { path, tls: false } => write!(f, "unix:{path}"),
             Self::Unix { path, tls: true } => write!(f, "unix+tls:{path}"),
+            Self::Bastion => f.write_str("bastion"),
+            Self::SocksProxy => f.write_str("socks-proxy"),
+            Self::HelloWorld => f.write_str("hello_world"),
             Self::Status(status) => write!(f, "http_status:{}", status.as_u16()),
         }
     }
