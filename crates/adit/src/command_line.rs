@@ -1,12 +1,19 @@
 //! The command line: every flag once, with its variable and its help.
 
+mod management;
+mod single_dash;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use management::*;
+pub(crate) use single_dash::corrected;
+
 use crate::access::AccessCommand;
+use crate::management::Failure;
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -37,10 +44,12 @@ const UP_EXAMPLES: &str = "Examples:
   adit up --public-host 192.0.2.10 --https 192.0.2.10:443 --tunnel 192.0.2.10:7844";
 
 const TUNNEL_EXAMPLES: &str = "Examples:
+  adit tunnel login https://adit.example.com --ca ca.pem
   adit tunnel --data /var/lib/adit create k8s
   adit tunnel --data /var/lib/adit route ip add 198.51.100.101/32 k8s
   adit tunnel --data /var/lib/adit list
-  adit tunnel --config config.yaml --edge edge.example.com:7844 --cacert ca.pem run";
+  adit tunnel --config config.yaml --edge edge.example.com:7844 \
+    --edge edge.example.com:7844 --cacert ca.pem run";
 
 const AGENT_EXAMPLES: &str = "Examples:
   adit agent run --state /var/lib/adit-agent
@@ -165,7 +174,10 @@ pub(crate) struct ApiFlags {
     /// Data directory of an `adit up` on this machine: gives token, account and trust
     #[arg(long, env = "ADIT_DATA", global = true, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
-    /// Base URL of the API [default: https://localhost/client/v4]
+    /// Certificate of `adit tunnel login` [default: the first cert.pem in ~/.cloudflared and its like]
+    #[arg(long, env = "TUNNEL_ORIGIN_CERT", global = true, value_name = "FILE")]
+    pub(crate) origincert: Option<PathBuf>,
+    /// Base URL of the API [default: the one of cert.pem, else https://localhost/client/v4]
     #[arg(long, env = "TUNNEL_API_URL", global = true, value_name = "URL")]
     pub(crate) api_url: Option<String>,
     /// API token
@@ -174,6 +186,9 @@ pub(crate) struct ApiFlags {
     /// Account tag
     #[arg(long, env = "ADIT_ACCOUNT", global = true, value_name = "ID")]
     pub(crate) account: Option<String>,
+    /// Rows of a list to ask for at once
+    #[arg(long, env = "TUNNEL_MAX_FETCH_SIZE", global = true, value_name = "N", hide = true)]
+    pub(crate) max_fetch_size: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -183,50 +198,8 @@ pub(crate) enum TunnelAction {
         /// Tunnel id, if the configuration names none
         tunnel: Option<String>,
     },
-    /// Lists tunnels and their connections
-    List {
-        /// json instead of a table
-        #[arg(long, short = 'o', value_name = "FORMAT")]
-        output: Option<String>,
-    },
-    /// Creates a tunnel and writes its credentials file
-    Create {
-        /// Name of the tunnel
-        name: String,
-        /// Secret, base64 of at least 32 bytes [default: generated]
-        #[arg(long, env = "TUNNEL_CREATE_SECRET", hide_env_values = true, value_name = "BASE64")]
-        secret: Option<String>,
-    },
-    /// Routes of private networks
-    Route {
-        #[command(subcommand)]
-        action: RouteAction,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum RouteAction {
-    /// Networks by address
-    Ip {
-        #[command(subcommand)]
-        action: RouteIpAction,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum RouteIpAction {
-    /// Routes a network through a tunnel
-    Add {
-        /// Network, such as 198.51.100.0/24 or 2001:db8::101/128
-        network: String,
-        /// Tunnel, by name or id
-        tunnel: String,
-        /// Comment
-        comment: Option<String>,
-    },
-    /// Lists routes
-    #[command(alias = "list")]
-    Show,
+    #[command(flatten)]
+    Management(ManagementAction),
 }
 
 #[derive(Debug, Args)]
@@ -318,9 +291,14 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     if under_tunnel { ExitCode::from(255) } else { ExitCode::FAILURE }
 }
 
-/// Prints an error with its causes, in one line.
+/// Prints an error with its causes, in one line, and gives the exit code. How a management command failed is printed as it
+/// is.
 #[expect(clippy::print_stderr, reason = "this is where errors become text")]
-pub(crate) fn complain(error: &anyhow::Error) {
+pub(crate) fn complain(error: &anyhow::Error) -> ExitCode {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        eprintln!("{failure}");
+        return ExitCode::from(failure.code());
+    }
     let mut line = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if !line.ends_with(&cause) {
@@ -331,4 +309,5 @@ pub(crate) fn complain(error: &anyhow::Error) {
         }
     }
     eprintln!("adit: {}", line.replace('\n', " "));
+    ExitCode::FAILURE
 }

@@ -23,7 +23,7 @@ use clap::Parser;
 use command_line::{AditCommand, CommandLine};
 
 fn main() -> ExitCode {
-    let parsed = match CommandLine::try_parse() {
+    let parsed = match CommandLine::try_parse_from(command_line::corrected(std::env::args_os())) {
         Ok(parsed) => parsed,
         Err(error) => return command_line::explain(&error),
     };
@@ -37,9 +37,6 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            command_line::complain(&error);
-            ExitCode::FAILURE
-        }
+        Err(error) => command_line::complain(&error),
     }
 }

@@ -4,38 +4,55 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use adit_connector::{ConfigFile, ConnectorConfig, Overrides};
+use adit_model::TunnelId;
 use anyhow::Context;
 
-use crate::command_line::{LogFlags, RouteAction, TunnelAction, TunnelCommand, TunnelFlags};
+use crate::command_line::{ApiFlags, LogFlags, ManagementAction, TunnelAction, TunnelCommand, TunnelFlags};
 use crate::{log, management, shutdown, threads};
 
 pub(crate) fn run(command: TunnelCommand) -> anyhow::Result<()> {
     let TunnelCommand { flags, api, log: log_flags, action } = command;
     let runtime = threads::runtime()?;
-    let trusted = flags.cacert.clone();
-    let cacert = trusted.as_ref();
-    let text = runtime.block_on(async {
+    runtime.block_on(async {
         match action {
-            TunnelAction::Run { tunnel } => connect(flags, log_flags, tunnel).await.map(|()| String::new()),
-            TunnelAction::List { output } => management::list_tunnels(&api, cacert, output.as_deref()).await,
-            TunnelAction::Create { name, secret } => {
-                management::create_tunnel(&api, &flags, &name, secret).await
-            }
-            TunnelAction::Route { action: RouteAction::Ip { action } } => {
-                management::route_ip(&api, cacert, action).await
-            }
+            TunnelAction::Run { tunnel } => connect(flags, &api, log_flags, tunnel).await,
+            TunnelAction::Management(action) => manage(&flags, &api, &log_flags, &action).await,
         }
-    })?;
-    std::io::stdout().write_all(text.as_bytes()).context("cannot print")
+    })
+}
+
+/// A management command.
+async fn manage(
+    flags: &TunnelFlags,
+    api: &ApiFlags,
+    log_flags: &LogFlags,
+    action: &ManagementAction,
+) -> anyhow::Result<()> {
+    log::start(log_flags)?;
+    let (result, note) = management::run(api, flags, &search_directories(), action).await?;
+    std::io::stdout().write_all(result.as_bytes()).context("cannot print")?;
+    std::io::stderr().write_all(note.as_bytes()).context("cannot print")
 }
 
 /// `tunnel run`.
-async fn connect(flags: TunnelFlags, log_flags: LogFlags, tunnel: Option<String>) -> anyhow::Result<()> {
+async fn connect(
+    flags: TunnelFlags,
+    api: &ApiFlags,
+    log_flags: LogFlags,
+    tunnel: Option<String>,
+) -> anyhow::Result<()> {
     let directories = search_directories();
     let path = flags.config.clone().or_else(|| default_config(&directories));
     let file = path.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
     let loglevel = log_flags.loglevel.or_else(|| file.loglevel.clone());
     log::start(&LogFlags { loglevel, ..log_flags })?;
+    let tunnel = match tunnel.as_deref().or(file.tunnel.as_deref()) {
+        // A name is the credentials file's tunnel, or one that the API knows.
+        Some(name) if name.parse::<TunnelId>().is_err() && flags.credentials_contents.is_none() => {
+            Some(management::resolve(api, &flags, &directories, name).await?.to_string())
+        }
+        Some(_) | None => tunnel,
+    };
     let overrides = Overrides {
         tunnel,
         edge: flags.edge,

@@ -36,6 +36,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let store = Store::open(&settings.data).await?;
     let served = adit_control::Settings {
         node: settings.node.clone(),
+        edges: settings.connector_edges(),
         own_names: settings.served_names().into_iter().chain(settings.connector_names()).collect(),
     };
     let control = Control::new(store, served).await?;

@@ -1,174 +1,294 @@
-//! A client of the v4 API: one request on one connection, the envelope opened.
+//! A client of the v4 API: one request on one connection, the envelope opened, errors in cloudflared's words (tunnel
+//! protocol, 6.5).
 
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_transport::tls;
-use anyhow::{Context, bail};
+use anyhow::Context;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
-use hyper::{Request, header};
+use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::command_line::ApiFlags;
+use super::failure::Failure;
 
 /// Where the API is, and by what right.
 pub(super) struct Client {
-    host: String,
-    port: u16,
-    base: String,
-    tls: Option<Arc<rustls::ClientConfig>>,
-    token: String,
-    account: String,
+    pub(super) at: Address,
+    pub(super) tls: Option<Arc<rustls::ClientConfig>>,
+    pub(super) token: String,
+    pub(super) account: String,
+    pub(super) zone: String,
+    /// Rows of a list to ask for at once.
+    pub(super) per_page: usize,
+}
+
+/// The parts of a base URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) secure: bool,
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// The path, without a slash at its end.
+    pub(super) base: String,
+}
+
+/// What came back.
+struct Answer {
+    status: StatusCode,
+    /// Whether its type is exactly JSON's: only then its errors are read.
+    json: bool,
+    body: Bytes,
 }
 
 impl Client {
-    pub(super) fn new(flags: &ApiFlags, cacert: Option<&PathBuf>) -> anyhow::Result<Self> {
-        let data = flags.data.as_deref();
-        let url = flags.api_url.as_deref().unwrap_or("https://localhost/client/v4");
-        let (secure, host, port, base) = parse_url(url)?;
-        let tls = if secure { Some(Arc::new(trust(data, cacert)?)) } else { None };
-        let need = |given: &Option<String>, file: &str, flag: &str| match (given, data) {
-            (Some(value), _) => Ok(value.clone()),
-            (None, Some(data)) => read(&data.join(file)),
-            (None, None) => bail!(
-                "--{flag} is missing: give it, or --data with the directory of an `adit up` on this machine"
-            ),
-        };
-        Ok(Self {
-            host,
-            port,
-            base,
-            tls,
-            token: need(&flags.api_token, "admin-token", "api-token")?,
-            account: need(&flags.account, "account-id", "account")?,
-        })
+    /// The path of something of the account.
+    pub(super) fn account(&self, rest: &str) -> String {
+        format!("/accounts/{}/{rest}", self.account)
     }
 
-    /// Every row of a list, page by page. `query` begins with the path behind the account's and has a `?`.
-    pub(super) async fn pages(&self, query: &str) -> anyhow::Result<Vec<Value>> {
+    /// The path of something of the zone.
+    pub(super) fn zone(&self, rest: &str) -> String {
+        format!("/zones/{}/{rest}", self.zone)
+    }
+
+    /// The result of one call. `operation` says what was tried, such as `create tunnel`.
+    pub(super) async fn call<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<T, Failure> {
+        let answer = self.send(method, path, body).await?;
+        if answer.status != StatusCode::OK {
+            return Err(answer.refusal(operation));
+        }
+        typed(answer.envelope()?["result"].take())
+    }
+
+    /// A call whose conflict has words of its own.
+    pub(super) async fn call_unless_conflict<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        path: &str,
+        body: &Value,
+        conflict: &str,
+    ) -> Result<T, Failure> {
+        let answer = self.send("POST", path, Some(body)).await?;
+        match answer.status {
+            StatusCode::OK => typed(answer.envelope()?["result"].take()),
+            StatusCode::CONFLICT => Err(Failure::new(conflict)),
+            _ => Err(answer.refusal(operation)),
+        }
+    }
+
+    /// Every row of a list, page by page.
+    pub(super) async fn pages<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        path: &str,
+        query: &Query,
+    ) -> Result<Vec<T>, Failure> {
         let mut rows = Vec::new();
         for page in 1..=MAX_PAGES {
-            let result = self.call("GET", &format!("{query}&page={page}&per_page={PER_PAGE}"), None).await?;
-            let Value::Array(mut more) = result else { bail!("the API sent no list") };
-            let last = more.len() < PER_PAGE;
-            rows.append(&mut more);
-            if last {
+            let failed = |failure: Failure| failure.within(format_args!("Error Parsing page {page}"));
+            let query = format!("{}&page={page}&per_page={}", query.text(), self.per_page);
+            let answer = self.send("GET", &format!("{path}?{query}"), None).await.map_err(failed)?;
+            if answer.status != StatusCode::OK {
+                let refusal = status_text(answer.status, operation);
+                return Err(failed(Failure::new(refusal).within("REST request failed")));
+            }
+            let mut envelope = answer.envelope().map_err(failed)?;
+            let more: Vec<T> = typed(envelope["result"].take()).map_err(failed)?;
+            let count = |key: &str| envelope["result_info"][key].as_u64().unwrap_or(0);
+            let last = count("count") < count("per_page");
+            rows.extend(more);
+            if last || rows.len() as u64 >= count("total_count") {
                 break;
             }
         }
         Ok(rows)
     }
 
-    /// The result of one call below the account's path.
-    pub(super) async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
-        let answer = tokio::time::timeout(CALL_DEADLINE, self.exchange(method, path, body));
-        let where_to = format!("the API at {}:{}", self.host, self.port);
-        let answer = answer.await.map_err(|_| anyhow::anyhow!("{where_to} did not answer within 15 s"))?;
-        open_envelope(&answer.with_context(|| format!("cannot reach {where_to}"))?)
+    async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, Failure> {
+        let answer = tokio::time::timeout(CALL_DEADLINE, self.exchange(method, path, body)).await;
+        let api = format!("{}:{}", self.at.host, self.at.port);
+        let answer = match answer {
+            Ok(answer) => answer.with_context(|| format!("cannot reach the API at {api}")),
+            Err(_) => Err(anyhow::anyhow!("the API at {api} did not answer within 15 s")),
+        };
+        answer.map_err(|error| Failure::from(error).within("REST request failed"))
     }
 
-    async fn exchange(&self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Bytes> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+    async fn exchange(&self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
+        let stream = TcpStream::connect((self.at.host.as_str(), self.at.port)).await?;
         match &self.tls {
-            None => self.send(stream, method, path, body).await,
+            None => self.request(stream, method, path, body).await,
             Some(tls) => {
-                let name = ServerName::try_from(self.host.clone())?;
+                let name = ServerName::try_from(self.at.host.clone())?;
                 let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await?;
-                self.send(stream, method, path, body).await
+                self.request(stream, method, path, body).await
             }
         }
     }
 
-    async fn send<S>(
+    async fn request<S>(
         &self,
         stream: S,
         method: &str,
         path: &str,
         body: Option<&Value>,
-    ) -> anyhow::Result<Bytes>
+    ) -> anyhow::Result<Answer>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
-            .uri(format!("{}/accounts/{}/{path}", self.base, self.account))
-            .header(header::HOST, &self.host)
+            .uri(format!("{}{path}", self.at.base))
+            .header(header::HOST, self.at.authority())
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::USER_AGENT, concat!("adit/", env!("CARGO_PKG_VERSION")))
-            .body(Full::new(Bytes::from(body)))?;
-        let response = sender.send_request(request).await?;
+            .header(header::ACCEPT, "application/json;version=1")
+            .header(header::USER_AGENT, concat!("adit/", env!("CARGO_PKG_VERSION")));
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
+        let status = response.status();
+        let json =
+            response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == "application/json");
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
         connection.abort();
-        Ok(body.map_err(|error| anyhow::anyhow!(error))?.to_bytes())
+        Ok(Answer { status, json, body: body.map_err(|error| anyhow::anyhow!(error))?.to_bytes() })
     }
 }
 
-fn trust(data: Option<&Path>, cacert: Option<&PathBuf>) -> anyhow::Result<rustls::ClientConfig> {
-    let file = cacert.cloned().or_else(|| data.map(|data| data.join("ca.pem")));
-    let roots = match file {
-        Some(file) => {
-            let pem = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            tls::roots_from_pem(&pem).with_context(|| file.display().to_string())?
+impl Address {
+    /// Takes a base URL apart.
+    pub(super) fn parse(flag: &str, url: &str) -> anyhow::Result<Self> {
+        let wrong = || {
+            anyhow::anyhow!("{flag}: expected a URL such as https://adit.example.com/client/v4, not {url:?}")
+        };
+        let uri: hyper::Uri = url.parse().map_err(|_| wrong())?;
+        let secure = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            Some(_) | None => return Err(wrong()),
+        };
+        let host = uri.host().ok_or_else(wrong)?.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        Ok(Self { secure, host, port, base: uri.path().trim_end_matches('/').to_owned() })
+    }
+
+    /// Host and port as a URL has them, the usual port left out.
+    pub(super) fn authority(&self) -> String {
+        let host = host_in_url(&self.host);
+        if self.port == if self.secure { 443 } else { 80 } { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+/// A host as it stands before a port: an IPv6 address in brackets.
+pub(super) fn host_in_url(host: &str) -> String {
+    if host.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()) {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    }
+}
+
+impl Answer {
+    /// The envelope of a success.
+    fn envelope(&self) -> Result<Value, Failure> {
+        let envelope: Value = serde_json::from_slice(&self.body)
+            .map_err(|error| Failure::new(format!("failed to decode response: {error}")))?;
+        if let Some(errors) = errors(&envelope) {
+            return Err(Failure::new(errors));
         }
-        None => tls::system_roots().context("give --cacert")?,
-    };
-    Ok(tls::client_config(roots, &[b"http/1.1"])?)
-}
-
-fn read(path: &Path) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(text.trim().to_owned())
-}
-
-/// Scheme is https or not, host, port, path without a slash at its end.
-fn parse_url(url: &str) -> anyhow::Result<(bool, String, u16, String)> {
-    let wrong = || {
-        anyhow::anyhow!("--api-url: expected a URL such as https://adit.example.com/client/v4, not {url:?}")
-    };
-    let uri: hyper::Uri = url.parse().map_err(|_| wrong())?;
-    let secure = match uri.scheme_str() {
-        Some("https") => true,
-        Some("http") => false,
-        Some(_) | None => return Err(wrong()),
-    };
-    let host = uri.host().ok_or_else(wrong)?.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    Ok((secure, host, port, uri.path().trim_end_matches('/').to_owned()))
-}
-
-fn open_envelope(answer: &[u8]) -> anyhow::Result<Value> {
-    let mut envelope: Value = serde_json::from_slice(answer).context("the API's answer is no JSON")?;
-    let errors: Vec<String> = envelope["errors"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|error| {
-            format!("{} (code {})", error["message"].as_str().unwrap_or("unknown error"), error["code"])
-        })
-        .collect();
-    if envelope["success"] == true && errors.is_empty() {
-        return Ok(envelope["result"].take());
+        if envelope["success"] != true {
+            return Err(Failure::new("API call failed"));
+        }
+        Ok(envelope)
     }
-    if errors.is_empty() {
-        bail!("the API refused without saying why");
+
+    /// Why a call was refused: what the API says, else what its status says.
+    fn refusal(&self, operation: &str) -> Failure {
+        let said = serde_json::from_slice(&self.body).ok().filter(|_| self.json);
+        match said.as_ref().and_then(errors) {
+            Some(errors) => Failure::new(format!("Failed to {operation}: {errors}")),
+            None => Failure::new(status_text(self.status, operation)),
+        }
     }
-    bail!("{}", errors.join("; "))
+}
+
+fn status_text(status: StatusCode, operation: &str) -> String {
+    match status {
+        StatusCode::BAD_REQUEST => "incorrect request parameters".into(),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "unauthorized".into(),
+        StatusCode::NOT_FOUND => "not found".into(),
+        other => format!(
+            "API call to {operation} failed with status {}: {}",
+            other.as_u16(),
+            other.canonical_reason().unwrap_or_default()
+        ),
+    }
+}
+
+/// The errors of an envelope, if it has any.
+fn errors(envelope: &Value) -> Option<String> {
+    let said = |error: &Value| {
+        format!("code: {}, reason: {}", error["code"], error["message"].as_str().unwrap_or_default())
+    };
+    match envelope["errors"].as_array()?.as_slice() {
+        [] => None,
+        [one] => Some(said(one)),
+        several => Some(format!(
+            "API errors: {}",
+            several.iter().map(|error| said(error) + "; ").collect::<String>()
+        )),
+    }
+}
+
+fn typed<T: DeserializeOwned>(result: Value) -> Result<T, Failure> {
+    serde_json::from_value(result)
+        .map_err(|error| Failure::new(format!("the API response was an unexpected type: {error}")))
+}
+
+/// The parameters of a query.
+#[derive(Debug, Default)]
+pub(super) struct Query(Vec<(&'static str, String)>);
+
+impl Query {
+    pub(super) fn with(mut self, name: &'static str, value: &impl ToString) -> Self {
+        self.0.push((name, value.to_string()));
+        self
+    }
+
+    /// With a parameter, if there is a value.
+    pub(super) fn maybe(self, name: &'static str, value: Option<impl ToString>) -> Self {
+        match value {
+            Some(value) => self.with(name, &value),
+            None => self,
+        }
+    }
+
+    pub(super) fn text(&self) -> String {
+        self.0.iter().map(|(name, value)| format!("{name}={}", escape(value))).collect::<Vec<_>>().join("&")
+    }
 }
 
 /// Percent-encodes a query value (RFC 3986, 2.1).
-pub(super) fn escape(text: &str) -> String {
+fn escape(text: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
     text.bytes()
         .map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
@@ -179,8 +299,6 @@ pub(super) fn escape(text: &str) -> String {
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 32 << 20;
-/// Rows asked for at once.
-const PER_PAGE: usize = 100;
 /// Pages asked for at most: 100,000 rows.
 const MAX_PAGES: usize = 1000;
 
@@ -188,22 +306,49 @@ const MAX_PAGES: usize = 1000;
 mod tests {
     use super::*;
 
+    fn address(url: &str) -> Address {
+        Address::parse("--api-url", url).unwrap()
+    }
+
     #[test]
     fn a_base_url_gives_host_port_and_path() {
-        let parsed = parse_url("https://[2001:db8::1]:8443/client/v4/").unwrap();
-        assert_eq!(parsed, (true, "2001:db8::1".to_owned(), 8443, "/client/v4".to_owned()));
-        assert!(parse_url("adit.example.com").is_err());
+        let parsed = address("https://[2001:db8::1]:8443/client/v4/");
+        assert_eq!(parsed.authority(), "[2001:db8::1]:8443");
+        assert_eq!((parsed.host.as_str(), parsed.port), ("2001:db8::1", 8443));
+        assert_eq!(parsed.base, "/client/v4");
+        assert_eq!(address("http://localhost").authority(), "localhost");
+        for wrong in ["adit.example.com", "ftp://adit.example.com", "https://"] {
+            let error = Address::parse("--api-url", wrong).unwrap_err().to_string();
+            assert!(error.starts_with("--api-url: expected a URL"), "{error}");
+        }
+    }
+
+    fn answer(status: u16, body: &str) -> Answer {
+        let status = StatusCode::from_u16(status).unwrap();
+        Answer { status, json: true, body: Bytes::copy_from_slice(body.as_bytes()) }
     }
 
     #[test]
-    fn a_failure_gives_its_message_and_code() {
-        let error =
-            open_envelope(br#"{"success":false,"errors":[{"code":1013,"message":"taken"}],"result":null}"#);
-        assert_eq!(error.unwrap_err().to_string(), "taken (code 1013)");
+    fn refusals_have_the_words_of_the_api_or_of_the_status() {
+        let said = r#"{"success":false,"errors":[{"code":1013,"message":"taken"}],"result":null}"#;
+        assert_eq!(
+            answer(409, said).refusal("add x").to_string(),
+            "Failed to add x: code: 1013, reason: taken"
+        );
+        assert_eq!(answer(403, "").refusal("add x").to_string(), "unauthorized");
+        let not_json = Answer { json: false, ..answer(404, said) };
+        assert_eq!(not_json.refusal("add x").to_string(), "not found");
+        let text = answer(503, "").refusal("add x").to_string();
+        assert_eq!(text, "API call to add x failed with status 503: Service Unavailable");
+        let error = answer(200, said).envelope().unwrap_err();
+        assert_eq!(error.to_string(), "code: 1013, reason: taken");
+        let error = answer(200, r#"{"success":false,"errors":[]}"#).envelope().unwrap_err();
+        assert_eq!(error.to_string(), "API call failed");
     }
 
     #[test]
-    fn a_name_in_a_query_is_escaped() {
-        assert_eq!(escape("a b&c/\u{e9}"), "a%20b%26c%2F%C3%A9");
+    fn query_values_are_escaped() {
+        let query = Query::default().with("name", &"a b&c=ü").maybe("id", None::<&str>).with("x", &true);
+        assert_eq!(query.text(), "name=a%20b%26c%3D%C3%BC&x=true");
     }
 }

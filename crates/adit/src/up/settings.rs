@@ -90,6 +90,16 @@ impl Settings {
         let names = ["quic.cftunnel.com", "h2.cftunnel.com", "probe.cftunnel.com", "cftunnel.com"];
         with(&names.map(str::to_owned), &self.public_hosts.iter().map(String::as_str).collect::<Vec<_>>())
     }
+
+    /// Where connectors find this edge, as flags of theirs have it.
+    pub(crate) fn connector_edges(&self) -> Vec<String> {
+        let port = self.tunnel.port();
+        let bracketed = |host: &String| match host.parse() {
+            Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
+            Ok(IpAddr::V4(_)) | Err(_) => format!("{host}:{port}"),
+        };
+        self.public_hosts.iter().map(bracketed).collect()
+    }
 }
 
 fn with(first: &[String], more: &[&str]) -> Vec<String> {
@@ -160,6 +170,7 @@ mod tests {
             check(&["--https", "192.0.2.1:8443"], "https: 443\npublic-host: Adit.example.com\n").unwrap();
         assert_eq!(settings.https.to_string(), "192.0.2.1:8443");
         assert_eq!(settings.tunnel.to_string(), "[::]:7844");
+        assert_eq!(settings.connector_edges(), ["adit.example.com:7844"]);
         assert_eq!(settings.served_names(), ["adit.example.com", "localhost", "127.0.0.1", "::1"]);
     }
 
