@@ -10,6 +10,7 @@ mod apiserver;
 mod cloudflared;
 mod flows;
 mod kubectl;
+mod management;
 mod net;
 mod recovery;
 mod refusals;
