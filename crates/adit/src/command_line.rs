@@ -14,6 +14,7 @@ pub(crate) use single_dash::corrected;
 
 use crate::access::AccessCommand;
 use crate::management::Failure;
+use crate::policy::PolicyCommand;
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -37,6 +38,8 @@ pub(crate) enum AditCommand {
     /// The client side of applications behind public host names
     #[command(after_help = ACCESS_EXAMPLES)]
     Access(AccessCommand),
+    /// Expressions of rules, tested without a network
+    Policy(PolicyCommand),
 }
 
 const UP_EXAMPLES: &str = "Examples:

@@ -11,6 +11,7 @@ mod command_line;
 mod listener;
 mod log;
 mod management;
+mod policy;
 mod shutdown;
 mod table;
 mod threads;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         AditCommand::Tunnel(command) => tunnel::run(*command),
         AditCommand::Agent(command) => agent::run(command),
         AditCommand::Access(command) => access::run(command),
+        AditCommand::Policy(command) => policy::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

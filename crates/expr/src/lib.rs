@@ -42,12 +42,14 @@ pub use parser::{MAX_DEPTH, MAX_LENGTH, MAX_SET_ITEMS, parse};
 pub use program::Program;
 pub use scheme::{Field, Meaning, Phase, Scheme, Slot, Type};
 
+use error::Problem;
 use typed::Typed;
 
 /// An expression that makes sense in its scheme.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expression {
     root: Typed,
+    canonical: String,
     lints: Vec<Lint>,
     phase: Phase,
     lists: Vec<ListId>,
@@ -63,15 +65,24 @@ impl Expression {
         }
     }
 
-    /// Checks an expression that was read.
+    /// Checks an expression that was read. Its canonical text keeps the limits too, or it could not be read again.
     pub fn check(ast: &Ast<'_>, scheme: &Scheme, lists: &dyn ListKinds) -> Result<Self, Error> {
         let check::Checked { root, lints, phase, lists } = check::check(ast, scheme, lists)?;
-        Ok(Self { root, lints, phase, lists })
+        let canonical = root.to_string();
+        let rewritten = lints.iter().any(|lint| lint.code.is_rewrite());
+        if canonical.len() > MAX_LENGTH || rewritten {
+            parse(&canonical).map_err(|error| {
+                let whole = Span { start: 0, end: ast.source.len() };
+                let text = format!("the canonical text breaks a limit: {}", error.text);
+                Problem { code: error.code, span: whole, text }.locate(ast.source)
+            })?;
+        }
+        Ok(Self { root, canonical, lints, phase, lists })
     }
 
     /// The canonical text (section 10).
-    pub fn canonical(&self) -> String {
-        self.root.to_string()
+    pub fn canonical(&self) -> &str {
+        &self.canonical
     }
 
     /// Remarks for whoever wrote it, rewrites among them.

@@ -1,5 +1,7 @@
 //! What is accepted, but not as it stands or probably not as it was meant.
 
+use std::fmt;
+
 use crate::error::Span;
 
 /// A remark on an expression that is accepted.
@@ -56,7 +58,18 @@ pub enum LintCode {
     EmptySet,
 }
 
+impl fmt::Display for Lint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.as_str(), self.text)
+    }
+}
+
 impl LintCode {
+    /// Whether the canonical text says it in another way than it was written (section 9).
+    pub fn is_rewrite(self) -> bool {
+        self.as_str().starts_with("compat.")
+    }
+
     /// The remark's name, as `warning_status` shows it.
     pub fn as_str(self) -> &'static str {
         match self {

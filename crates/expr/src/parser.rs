@@ -91,7 +91,13 @@ impl<'s> Parser<'s> {
         if !negated {
             return self.primary();
         }
-        self.nested(start, |parser| Ok(Expr::Not(Box::new(parser.unary()?))))
+        self.nested(start, |parser| {
+            parser.lexer.skip_blanks();
+            // `not(...)` is one level, so that the canonical text nests no deeper than what was written.
+            let negated =
+                if parser.lexer.take("(") { parser.inside("a condition")? } else { parser.unary()? };
+            Ok(Expr::Not(Box::new(negated)))
+        })
     }
 
     /// Runs one level deeper.

@@ -75,7 +75,11 @@ pub struct Miss {
 impl fmt::Display for Miss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { line, id, expression, wanted, found } = self;
-        write!(f, "line {line}, {id}: {expression}\n  wanted {wanted}\n  found  {found}")
+        write!(f, "line {line}")?;
+        if *id != format!("line {line}") {
+            write!(f, ", {id}")?;
+        }
+        write!(f, ": {expression}\n  wanted {wanted}\n  found  {found}")
     }
 }
 
@@ -169,7 +173,7 @@ impl Vector {
                 };
             }
         };
-        let canonical = expression.as_ref().map(Expression::canonical).unwrap_or_default();
+        let canonical = expression.as_ref().map(Expression::canonical).unwrap_or_default().to_owned();
         if self.want == Want::Refused {
             return miss("an error".to_owned(), format!("accepted as {canonical}"));
         }

@@ -16,6 +16,9 @@ use crate::wildcard::Wildcard;
 
 /// The largest program of a regular expression, in bytes (section 11).
 const MAX_REGEX_BYTES: usize = 10 * 1024 * 1024;
+/// As many regular expressions of one expression may be so large, and the others only a tenth: 64 of the largest would
+/// take gigabytes and seconds to compile. Those that people write need some ten thousand bytes.
+const LARGE_REGEXES: usize = 8;
 /// The cache of a regular expression's lazy automaton, in bytes (section 11).
 const REGEX_CACHE_BYTES: usize = 2 * 1024 * 1024;
 /// How deeply a regular expression's own groups may nest: deeper ones take stack while they are read.
@@ -242,10 +245,11 @@ impl Checker<'_> {
             let text = format!("an expression has at most {MAX_REGEXES} regular expressions");
             return Err(Problem::new(ErrorCode::TooManyRegexes, literal.span, text));
         }
+        let limit = if self.regexes < LARGE_REGEXES { MAX_REGEX_BYTES } else { MAX_REGEX_BYTES / 10 };
         self.regexes += 1;
         let regex = RegexBuilder::new(&text)
             .unicode(false)
-            .size_limit(MAX_REGEX_BYTES)
+            .size_limit(limit)
             .dfa_size_limit(REGEX_CACHE_BYTES)
             .nest_limit(MAX_REGEX_DEPTH)
             .build()
@@ -491,7 +495,7 @@ fn unescape_quotes(inside: &str) -> String {
 
 fn regex_problem(error: &regex::Error, span: Span) -> Problem {
     if let regex::Error::CompiledTooBig(limit) = error {
-        let text = format!("this regular expression needs more than {} MiB", limit / 1024 / 1024);
+        let text = format!("this regular expression needs more than {} KiB", limit / 1024);
         return Problem::new(ErrorCode::RegexTooBig, span, text);
     }
     // The error shows the pattern over several lines, and says in the last what is wrong.

@@ -162,6 +162,15 @@ fn limits_are_kept() {
     assert_eq!(refused(&"lower(".repeat(2000)).code.as_str(), "nesting_limit");
     let long = format!("dns.fqdn == \"{}\"", "é".repeat(MAX_LENGTH / 2));
     assert_eq!(refused(&long).code.as_str(), "expression_too_long");
+    // What is written within the limits, but whose canonical text would not be.
+    let nots = |depth: usize| format!("{}net.is_isolated", "not ".repeat(depth));
+    assert!(Expression::new(&nots(MAX_DEPTH), &scheme(), &lists()).is_ok());
+    let deep = format!("{}net.sni.domains == \"x\"{}", "(".repeat(MAX_DEPTH), ")".repeat(MAX_DEPTH));
+    assert!(Expression::new(&deep, &scheme(), &lists()).is_ok());
+    let deep = format!("{}net.sni.domains == \"x\"", "not ".repeat(MAX_DEPTH));
+    assert_eq!(refused(&deep).code.as_str(), "nesting_limit");
+    let grows = format!("dns.fqdn == \"{}\"", "\u{1}".repeat(MAX_LENGTH / 2));
+    assert_eq!(refused(&grows).code.as_str(), "expression_too_long");
     let set = format!("net.dst.port in {{{}}}", "1 ".repeat(MAX_SET_ITEMS + 1));
     assert_eq!(refused(&set).code.as_str(), "set_too_large");
     let regexes = ["dns.fqdn matches \"a\""].repeat(MAX_REGEXES + 1).join(" or ");

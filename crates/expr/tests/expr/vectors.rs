@@ -23,7 +23,7 @@ fn what_was_accepted_is_accepted_again_in_its_canonical_text_and_says_the_same()
     for vector in vector::read(include_str!("vectors.jsonl")).unwrap() {
         let Ok(Some(expression)) = Expression::new(&vector.expression, &scheme, &AllLists) else { continue };
         let canonical = expression.canonical();
-        let again = Expression::new(&canonical, &scheme, &AllLists).unwrap().unwrap();
+        let again = Expression::new(canonical, &scheme, &AllLists).unwrap().unwrap();
         assert!(again.same_as(&expression), "{} became {canonical}", vector.expression);
         assert_eq!(again.canonical(), canonical);
     }
