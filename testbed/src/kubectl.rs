@@ -102,6 +102,7 @@ pub struct Session<'a> {
     kubectl: Kubectl,
     host: Option<&'a Host>,
     kubeconfig: PathBuf,
+    proxy: Option<String>,
 }
 
 /// What kubectl says although nothing is wrong.
@@ -129,7 +130,20 @@ impl<'a> Session<'a> {
         pki: &Pki,
     ) -> Result<Self> {
         write_kubeconfig(path, server, pki)?;
-        Ok(Self { kubectl, host, kubeconfig: path.to_owned() })
+        Ok(Self { kubectl, host, kubeconfig: path.to_owned(), proxy: None })
+    }
+
+    /// The same, with `HTTPS_PROXY` set.
+    #[must_use]
+    pub fn with_proxy(mut self, url: &str) -> Self {
+        self.proxy = Some(url.to_owned());
+        self
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.kubectl.command(self.host, &self.kubeconfig, args);
+        command.envs(self.proxy.iter().map(|url| ("HTTPS_PROXY", url)));
+        command
     }
 
     /// The kubectl that it uses.
@@ -161,8 +175,7 @@ impl<'a> Session<'a> {
     }
 
     async fn output_once(&self, args: &[&str], stdin: &str) -> Result<Output> {
-        let mut command =
-            tokio::process::Command::from(self.kubectl.command(self.host, &self.kubeconfig, args));
+        let mut command = tokio::process::Command::from(self.command(args));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn()?;
         let mut pipe = child.stdin.take().context("kubectl has a standard input")?;
@@ -190,7 +203,7 @@ impl<'a> Session<'a> {
     /// Starts a kubectl that goes on; its log is beside the kubeconfig.
     pub fn spawn(&self, name: &str, args: &[&str]) -> Result<Process> {
         let dir = self.kubeconfig.parent().context("the kubeconfig is in a directory")?;
-        Process::spawn(name, dir, self.kubectl.command(self.host, &self.kubeconfig, args))
+        Process::spawn(name, dir, self.command(args))
     }
 }
 

@@ -12,5 +12,6 @@ mod flows;
 mod kubectl;
 mod management;
 mod net;
+mod proxy;
 mod recovery;
 mod refusals;
