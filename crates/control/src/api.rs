@@ -25,7 +25,7 @@ mod zone;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use adit_model::{AccountId, GoDuration};
+use adit_model::{AccountId, GoDuration, PublicHostname};
 use adit_store::Actor;
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -251,12 +251,18 @@ pub fn fuzz_request(data: &[u8]) {
         if let Ok(duration) = text.parse::<GoDuration>() {
             assert_eq!(duration.to_string().parse(), Ok(duration), "a duration reads as it prints");
         }
+        if let Ok(hostname) = text.parse::<PublicHostname>() {
+            assert_eq!(hostname.as_str().parse(), Ok(hostname), "a host name reads as it prints");
+        }
     }
 }
 
 async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str], path: &str) -> Result<Reply, ApiError> {
     match (verb, segments) {
         (Verb::Get, ["user", "tokens", "verify"]) => Ok(token::verify(call)),
+        (_, ["user", "tokens", rest @ ..]) if call.principal.sees(call.account) => {
+            token::dispatch(call, verb, rest).await
+        }
         (Verb::Get, ["user"]) => Err(account::no_user()),
         (Verb::Get, ["accounts"]) => account::list(call).await,
         (Verb::Get, ["zones"]) => zone::list(call).await,

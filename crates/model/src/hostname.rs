@@ -119,4 +119,14 @@ mod tests {
             assert_eq!(text.parse::<PublicHostname>(), Err(error), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_name_that_reads_as_it_prints_or_an_error(text in "[a-zA-Z0-9._*-]{0,40}") {
+            if let Ok(name) = text.parse::<PublicHostname>() {
+                proptest::prop_assert_eq!(name.as_str().parse(), Ok(name.clone()));
+                proptest::prop_assert_eq!(String::from(name), text.trim_end_matches('.').to_ascii_lowercase());
+            }
+        }
+    }
 }

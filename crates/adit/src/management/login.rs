@@ -122,7 +122,7 @@ fn typed() -> Result<String, Failure> {
     if input.is_terminal() {
         let mut error = std::io::stderr();
         // A prompt that cannot be shown is no reason not to read.
-        let _shown = error.write_all(b"API token: ").and_then(|()| error.flush());
+        let _shown = error.write_all(b"API token (shown as you type): ").and_then(|()| error.flush());
     }
     let mut line = String::new();
     let read = std::io::Read::take(input.lock(), MAX_TYPED).read_line(&mut line);

@@ -1,4 +1,4 @@
-//! API tokens (contract D, 5): `A/tokens`.
+//! API tokens (contract D, 5): `A/tokens`, and the same ones under `user/tokens`: no person has tokens of their own yet.
 
 use adit_model::{SecretHash, TokenId};
 use adit_store::{FindError, NewToken, TokenEdit, TokenRow};

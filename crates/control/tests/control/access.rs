@@ -128,3 +128,21 @@ async fn a_service_tokens_duration_says_when_it_ends() {
     wrong.refused(400, 12130, "access.api.error.invalid_request: duration: expected a duration");
     api.post(tokens, json!({})).await.refused(400, 12130, "name: expected");
 }
+
+#[tokio::test]
+async fn a_tokens_path_is_the_accounts_or_the_users() {
+    let api = Api::new().await;
+    let base = "/client/v4/user/tokens";
+    let policies = api.get("tokens").await.body["result"][0]["policies"].clone();
+    let body = json!({ "name": "ci", "policies": policies });
+    let made = api.send(Method::POST, base, Some(&body)).await;
+    let value = made.text("/result/value");
+    assert_eq!(api.send(Method::GET, base, None).await.column("id"), api.get("tokens").await.column("id"));
+    let path = format!("{base}/{}", made.text("/result/id"));
+    let rolled = api.send(Method::PUT, &format!("{path}/value"), Some(&json!({}))).await.text("/result");
+    assert_ne!(rolled, value);
+    api.send(Method::DELETE, &path, None).await.result();
+    api.send(Method::GET, &path, None).await.refused(404, 1003, "API token not found");
+    let reader = api.token_with(&["Cloudflare Tunnel Read"]).await;
+    api.send_as(Some(&reader), Method::GET, base, String::new()).await.refused(403, 10000, "Authentication");
+}
