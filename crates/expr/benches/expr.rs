@@ -94,17 +94,22 @@ fn measure(mut run: impl FnMut() -> bool) -> f64 {
     (0..100).map(|_| time(rounds) / f64::from(rounds)).fold(f64::INFINITY, f64::min) * 1e9
 }
 
-fn report(what: &str, nanoseconds: f64, budget: f64) {
-    let verdict = if nanoseconds <= budget { "" } else { "  OVER" };
+/// A figure, beside its budget where the contract gives one (section 15; lists and 10,000 rules are the gateway's).
+fn report(what: &str, nanoseconds: f64, budget: impl Into<Option<f64>>) {
     let human = |ns: f64| match ns {
         ns if ns >= 1e6 => format!("{:.1} ms", ns / 1e6),
         ns if ns >= 1e4 => format!("{:.1} µs", ns / 1e3),
         ns => format!("{ns:.1} ns"),
     };
-    println!("{what:<62} {:>10}   at most {:>9}{verdict}", human(nanoseconds), human(budget));
+    let beside = match budget.into() {
+        Some(budget) if nanoseconds > budget => format!("   at most {:>9}  OVER", human(budget)),
+        Some(budget) => format!("   at most {:>9}", human(budget)),
+        None => String::new(),
+    };
+    println!("{what:<62} {:>10}{beside}", human(nanoseconds));
 }
 
-fn evaluation(what: &str, text: &str, budget: f64) {
+fn evaluation(what: &str, text: &str, budget: impl Into<Option<f64>>) {
     let (program, facts) = (program(text, &HashMap::new()), facts());
     program.matches(&facts, &NoLists);
     let before = ALLOCATIONS.load(Ordering::Relaxed);
@@ -216,21 +221,21 @@ fn main() {
     evaluation("ip == 203.0.113.1", "ip == 203.0.113.1", 10.0);
     evaluation("port == 443", "port == 443", 10.0);
     evaluation("host == \"www.example.com\"", "host == \"www.example.com\"", 10.0);
-    evaluation("port in {7 ports}", "port in {80 443 8080 53 22 25 110}", 10.0);
+    evaluation("port in {7 ports}", "port in {80 443 8080 53 22 25 110}", None);
     let prefixes =
         |count| format!("ip in {{{}}}", set(|n| format!("10.{}.{}.0/24", n / 200, n % 200), count));
-    evaluation("ip in {21 prefixes}", &prefixes(21), 20.0);
-    evaluation("ip in {500 prefixes}", &prefixes(500), 60.0);
-    evaluation("host in {60 strings}", &format!("host in {{{}}}", set(|n| format!("\"h{n}\""), 60)), 25.0);
-    evaluation("agent contains", "agent contains \"Safari\"", 20.0);
+    evaluation("ip in {21 prefixes}", &prefixes(21), None);
+    evaluation("ip in {1,000 prefixes}", &prefixes(1000), 60.0);
+    evaluation("host in {60 strings}", &format!("host in {{{}}}", set(|n| format!("\"h{n}\""), 60)), None);
+    evaluation("agent contains", "agent contains \"Safari\"", None);
     evaluation(
         "agent matches (?i)googlebot/\\d+\\.\\d+",
         "agent matches \"(?i)googlebot/\\d+\\.\\d+\"",
         100.0,
     );
-    evaluation("lower(host) == ...", "lower(host) == \"www.example.com\"", 60.0);
-    evaluation("any(domains[*] == ...) of 4", "any(domains[*] == \"example.com\")", 40.0);
-    evaluation("any(a or b) of 4", "any(domains[*] == \"a.com\" or domains[*] == \"b.com\")", 100.0);
+    evaluation("lower(host) == ...", "lower(host) == \"www.example.com\"", None);
+    evaluation("any(domains[*] == ...) of 4", "any(domains[*] == \"example.com\")", None);
+    evaluation("any(a or b) of 4", "any(domains[*] == \"a.com\" or domains[*] == \"b.com\")", None);
     walks();
     lists();
 }

@@ -8,7 +8,7 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// As many starts are in a block: of IPv4 addresses, those of one line of cache.
 const BLOCK: usize = 16;
@@ -39,6 +39,12 @@ impl Point for i64 {
 }
 
 impl Point for u32 {
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+}
+
+impl Point for u64 {
     fn next(self) -> Option<Self> {
         self.checked_add(1)
     }
@@ -110,30 +116,48 @@ impl<T: Point> RangeSet<T> {
 #[derive(Debug, Clone)]
 pub(crate) struct IpSet {
     v4: RangeSet<u32>,
+    /// Whole networks of IPv6, by the first half of their addresses: most are, and half as much is searched.
+    v6_networks: RangeSet<u64>,
     v6: RangeSet<u128>,
 }
 
 impl IpSet {
     pub(crate) fn new(ranges: impl IntoIterator<Item = (IpAddr, IpAddr)>) -> Self {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        let (mut v4, mut v6_networks, mut v6) = (Vec::new(), Vec::new(), Vec::new());
         for range in ranges {
             match range {
                 (IpAddr::V4(start), IpAddr::V4(end)) => v4.push((start.to_bits(), end.to_bits())),
-                (IpAddr::V6(start), IpAddr::V6(end)) => v6.push((start.to_bits(), end.to_bits())),
+                (IpAddr::V6(start), IpAddr::V6(end)) => {
+                    let ((first, from), (last, to)) = (halves(start), halves(end));
+                    if from == 0 && to == u64::MAX {
+                        v6_networks.push((first, last));
+                    } else {
+                        v6.push((start.to_bits(), end.to_bits()));
+                    }
+                }
                 // The checker makes no such range.
                 (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {}
             }
         }
-        Self { v4: RangeSet::new(v4), v6: RangeSet::new(v6) }
+        Self { v4: RangeSet::new(v4), v6_networks: RangeSet::new(v6_networks), v6: RangeSet::new(v6) }
     }
 
     #[inline]
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => self.v4.contains(address.to_bits()),
-            IpAddr::V6(address) => self.v6.contains(address.to_bits()),
+            IpAddr::V6(address) => {
+                self.v6_networks.contains(halves(address).0) || self.v6.contains(address.to_bits())
+            }
         }
     }
+}
+
+/// The network's and the host's half of an address.
+#[expect(clippy::cast_possible_truncation, reason = "the halves are what is wanted")]
+fn halves(address: Ipv6Addr) -> (u64, u64) {
+    let bits = address.to_bits();
+    ((bits >> 64) as u64, bits as u64)
 }
 
 /// The first and last address of a prefix; none if its length is too large.
@@ -254,6 +278,23 @@ mod tests {
             }
             prop_assert_eq!(set.contains(probe.as_bytes()), texts.contains(&probe));
         }
+    }
+
+    #[test]
+    fn networks_and_hosts_of_ipv6_are_found_beside_each_other() {
+        let range = |text: &str, length| prefix_range(text.parse().unwrap(), length).unwrap();
+        let set = IpSet::new([
+            range("2001:db8::", 48),
+            range("2001:db8:1::", 64),
+            range("2001:db8:2::", 65),
+            range("::1", 128),
+            range("10.0.0.0", 8),
+        ]);
+        let holds = |text: &str| set.contains(text.parse().unwrap());
+        assert!(holds("2001:db8:0:ffff::1") && holds("2001:db8:1::ffff:0:0:1") && holds("2001:db8:2::1"));
+        assert!(holds("::1") && holds("10.255.255.255"));
+        assert!(!holds("2001:db8:1:1::") && !holds("2001:db8:2:0:8000::") && !holds("::2") && !holds("::"));
+        assert!(!holds("::ffff:10.0.0.1") && !holds("11.0.0.0"));
     }
 
     #[test]
