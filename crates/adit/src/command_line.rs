@@ -1,5 +1,6 @@
 //! The command line: every flag once, with its variable and its help.
 
+mod connector;
 mod management;
 mod single_dash;
 
@@ -7,8 +8,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use adit_connector::ConfigError;
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use connector::ConnectorFlags;
 pub(crate) use management::*;
 pub(crate) use single_dash::corrected;
 
@@ -114,7 +117,12 @@ pub(crate) struct TunnelCommand {
     #[command(flatten)]
     pub(crate) flags: TunnelFlags,
     #[command(flatten)]
+    pub(crate) connector: ConnectorFlags,
+    #[command(flatten)]
     pub(crate) api: ApiFlags,
+    /// Format of the connector's log, default or json; stands before the command
+    #[arg(id = "log_format", long = "output", env = "TUNNEL_LOG_OUTPUT", value_name = "FORMAT", hide = true)]
+    pub(crate) output: Option<String>,
     #[command(flatten)]
     pub(crate) log: LogFlags,
     #[command(subcommand)]
@@ -148,7 +156,7 @@ pub(crate) struct TunnelFlags {
     /// Retries after which the pause between them grows no more [default: 5]
     #[arg(long, env = "TUNNEL_RETRIES", global = true, value_name = "N")]
     pub(crate) retries: Option<u32>,
-    /// Transport to the edge: auto or quic [default: auto]
+    /// Transport to the edge: auto, quic, http2 or both [default: auto]
     #[arg(long, short = 'p', env = "TUNNEL_TRANSPORT_PROTOCOL", global = true, value_name = "PROTOCOL")]
     pub(crate) protocol: Option<String>,
     /// Connections to keep, 1 to 4 [default: 4]
@@ -163,12 +171,6 @@ pub(crate) struct TunnelFlags {
     /// File that gets the process's id after the first connection
     #[arg(long, env = "TUNNEL_PIDFILE", global = true, value_name = "FILE")]
     pub(crate) pidfile: Option<PathBuf>,
-    /// Accepted for those who come from cloudflared: adit never updates itself
-    #[arg(long, env = "NO_AUTOUPDATE", global = true, num_args = 0..=1, default_missing_value = "true", hide = true)]
-    pub(crate) no_autoupdate: Option<bool>,
-    /// Accepted for those who come from cloudflared: there are no pre-checks
-    #[arg(long, env = "TUNNEL_NO_PRECHECKS", global = true, num_args = 0..=1, default_missing_value = "true", hide = true)]
-    pub(crate) no_prechecks: Option<bool>,
 }
 
 /// Where the API is and how to be let in. Not needed by `run`.
@@ -201,8 +203,26 @@ pub(crate) enum TunnelAction {
         /// Tunnel id, if the configuration names none
         tunnel: Option<String>,
     },
+    /// Questions about the ingress rules of a configuration
+    Ingress {
+        #[command(subcommand)]
+        action: IngressAction,
+    },
+    /// Asks the connector at --metrics whether it is ready
+    Ready,
     #[command(flatten)]
     Management(ManagementAction),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IngressAction {
+    /// Checks the rules
+    Validate,
+    /// Says which rule a URL matches
+    Rule {
+        /// Such as https://app.example.com/path
+        url: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -302,6 +322,7 @@ pub(crate) fn complain(error: &anyhow::Error) -> ExitCode {
         eprintln!("{failure}");
         return ExitCode::from(failure.code());
     }
+    let is_usage = error.downcast_ref::<ConfigError>().is_some_and(ConfigError::is_usage);
     let mut line = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if !line.ends_with(&cause) {
@@ -312,5 +333,5 @@ pub(crate) fn complain(error: &anyhow::Error) -> ExitCode {
         }
     }
     eprintln!("adit: {}", line.replace('\n', " "));
-    ExitCode::FAILURE
+    if is_usage { ExitCode::from(255) } else { ExitCode::FAILURE }
 }

@@ -8,6 +8,7 @@ mod agent;
 mod authority;
 mod certificates;
 mod command_line;
+mod ingress;
 mod listener;
 mod log;
 mod management;

@@ -11,10 +11,13 @@ mod at;
 mod credentials;
 mod error;
 mod file;
+mod flags;
 mod live;
 mod origin;
+mod single;
 mod yaml;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use std::time::Duration;
 use adit_model::{GoDuration, TunnelId};
 use adit_transport::tls;
 use adit_wire::rpc::TunnelSecret;
+use http::{HeaderName, HeaderValue};
 use rustls::RootCertStore;
 use serde_json::{Map, Value, json};
 
@@ -31,8 +35,11 @@ use crate::selection::{CHOICES, Transports};
 
 pub use allow::AllowNetworks;
 use credentials::Credentials;
+pub use credentials::fuzz_token;
 pub use error::{ConfigError, Origin};
 pub use file::{ConfigFile, fuzz_config_file};
+use flags::Said;
+pub use flags::{FLAGS, Flag, Kind};
 pub(crate) use live::{Configuration, Live};
 pub use live::{WarpRouting, fuzz_pushed_configuration};
 pub(crate) use origin::{IpRule, IpRuleError, OriginOptions, OriginSettings, TypedRule};
@@ -68,6 +75,10 @@ pub struct Overrides {
     pub max_active_flows: Option<u32>,
     /// `--pidfile`.
     pub pidfile: Option<PathBuf>,
+    /// `--loglevel`, for the report to the edge.
+    pub loglevel: Option<String>,
+    /// What flags of [`FLAGS`] and their variables say, by their name.
+    pub settings: BTreeMap<&'static str, Vec<String>>,
 }
 
 impl std::fmt::Debug for Overrides {
@@ -146,6 +157,10 @@ pub struct ConnectorConfig {
     pub own_max_active_flows: Option<u32>,
     /// What this connector may dial at all.
     pub allow_networks: AllowNetworks,
+    /// Headers that every request to an origin gets beside the connector's id.
+    pub tags: Vec<(HeaderName, HeaderValue)>,
+    /// The connector's name, for people.
+    pub label: Option<String>,
     /// Rules for HTTP and WebSocket requests, until an edge pushes others.
     pub ingress: Arc<Rules>,
     /// File that gets the process id after the first registration.
@@ -191,7 +206,8 @@ impl ConnectorConfig {
         );
         let own_max_active_flows = overrides.max_active_flows.or(file.max_active_flows);
         let warp_routing = WarpRouting::new(&file.warp_routing, own_max_active_flows);
-        let ingress = Arc::new(Rules::of_file(file)?);
+        let said = Said { file, overrides };
+        let ingress = Arc::new(single::rules(said)?);
         let report = report(file, overrides, &ingress, &warp_routing);
         Ok(Self {
             tunnel: credentials.tunnel,
@@ -203,14 +219,16 @@ impl ConnectorConfig {
             roots_origin,
             bind: bind.map(Setting::address).transpose()?,
             transports,
-            post_quantum: false,
+            post_quantum: said.switch("post-quantum")?.unwrap_or_default(),
             ha_connections,
             metrics: metrics.map_or(Ok(MetricsAddress::Default), Setting::metrics)?,
             grace_period: grace_period.map_or(Ok(DEFAULT_GRACE_PERIOD), Setting::grace_period)?,
             retries: retries.min(MAX_RETRIES),
             warp_routing,
             own_max_active_flows,
-            allow_networks: file.allow_networks.clone().unwrap_or_default(),
+            allow_networks: allow_networks(said)?,
+            tags: tags(said)?,
+            label: said.owned("label"),
             ingress,
             pidfile: overrides.pidfile.clone().or_else(|| file.pidfile.clone().map(PathBuf::from)),
             report,
@@ -319,7 +337,49 @@ fn roots(file: &ConfigFile, overrides: &Overrides) -> Result<(RootCertStore, Str
     Ok((roots, path.display().to_string()))
 }
 
+fn allow_networks(said: Said<'_>) -> Result<AllowNetworks, ConfigError> {
+    let typed = said.overrides.settings.get("allow-networks").filter(|texts| !texts.is_empty());
+    match (typed, &said.file.allow_networks) {
+        (Some(texts), _) => AllowNetworks::parse(texts, &Origin::Flag("allow-networks")),
+        (None, Some(of_file)) => Ok(of_file.clone()),
+        (None, None) => Ok(AllowNetworks::default()),
+    }
+}
+
+/// `KEY=VALUE` each, as headers (contract, 3.2).
+fn tags(said: Said<'_>) -> Result<Vec<(HeaderName, HeaderValue)>, ConfigError> {
+    let Some((texts, origin)) = said.texts("tag") else { return Ok(Vec::new()) };
+    let header = |text: &String| {
+        let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty())?;
+        Some((HeaderName::try_from(format!("cf-warp-tag-{key}")).ok()?, HeaderValue::try_from(value).ok()?))
+    };
+    texts
+        .iter()
+        .map(|text| {
+            let problem = || format!("expected KEY=VALUE, found {:?}", error::shortened(text));
+            header(text).ok_or_else(|| ConfigError::new(origin.clone(), problem()))
+        })
+        .collect()
+}
+
+/// The token, wherever it was said: it goes before credentials (contract, 6.1).
+fn token(said: Said<'_>) -> Result<Option<Credentials>, ConfigError> {
+    if let Some((token, origin)) = said.text("token").filter(|(token, _)| !token.is_empty()) {
+        return Credentials::from_token(token, &origin).map(Some);
+    }
+    let Some((path, origin)) = said.text("token-file").filter(|(path, _)| !path.is_empty()) else {
+        return Ok(None);
+    };
+    let path = Path::new(path);
+    let token = credentials::read_file(path)
+        .map_err(|source| ConfigError::unreadable(origin.clone(), path, &source))?;
+    Credentials::from_token(&token, &origin).map(Some)
+}
+
 fn credentials(file: &ConfigFile, overrides: &Overrides) -> Result<Credentials, ConfigError> {
+    if let Some(credentials) = token(Said { file, overrides })? {
+        return Ok(credentials);
+    }
     let tunnel = Setting::of(file, "tunnel", overrides.tunnel.as_ref(), file.tunnel.as_ref());
     let tunnel = tunnel.map(|setting| (setting.text, setting.origin));
     if let Some(contents) = &overrides.credentials_contents {
@@ -341,8 +401,8 @@ fn credentials(file: &ConfigFile, overrides: &Overrides) -> Result<Credentials, 
             })?
         }
         (None, None) => {
-            let problem = "no tunnel is named: expected the keys tunnel and credentials-file";
-            return Err(ConfigError::new(file.missing(), problem.into()));
+            let problem = "no tunnel is named: expected the keys tunnel and credentials-file, or --token";
+            return Err(ConfigError::usage(file.missing(), problem));
         }
     };
     let origin = || file.origin("credentials-file", overrides.credentials_file.is_some());
@@ -353,12 +413,21 @@ fn credentials(file: &ConfigFile, overrides: &Overrides) -> Result<Credentials, 
 
 /// `updateLocalConfiguration`'s body (contract, 4.2): only what was set.
 fn report(file: &ConfigFile, overrides: &Overrides, ingress: &Rules, warp_routing: &WarpRouting) -> Value {
+    let said = Said { file, overrides };
     let mut flags = Map::new();
     let texts = [
         ("grace-period", overrides.grace_period.as_ref().or(file.grace_period.as_ref()).cloned()),
-        ("loglevel", file.loglevel.clone()),
+        ("loglevel", overrides.loglevel.as_ref().or(file.loglevel.as_ref()).cloned()),
         ("metrics", overrides.metrics.as_ref().or(file.metrics.as_ref()).cloned()),
-        ("no-autoupdate", file.no_autoupdate.map(|value| value.to_string())),
+        ("no-autoupdate", said.owned("no-autoupdate")),
+        ("transport-loglevel", said.owned("transport-loglevel")),
+        ("metrics-update-freq", said.owned("metrics-update-freq")),
+        ("edge-ip-version", said.owned("edge-ip-version")),
+        ("max-active-flows", overrides.max_active_flows.or(file.max_active_flows).map(|n| n.to_string())),
+        (
+            "edge-bind-address",
+            overrides.edge_bind_address.as_ref().or(file.edge_bind_address.as_ref()).cloned(),
+        ),
         ("protocol", overrides.protocol.as_ref().or(file.protocol.as_ref()).cloned()),
         ("retries", overrides.retries.or(file.retries).map(|value| value.to_string())),
     ];

@@ -32,7 +32,7 @@ use crate::process::Process;
 use exchange::ExchangeError;
 pub(crate) use rule::RulesError;
 pub use rule::{NotAUrl, Rule, Rules};
-use service::Service;
+pub(crate) use service::{Service, single_service};
 pub use socks::fuzz_socks;
 pub use websocket::fuzz_websocket;
 
@@ -120,7 +120,7 @@ where
 pub(crate) const NO_RULES: &str = "No ingress rules were defined in provided config (if any) nor from the cli, cloudflared will return 503 for all incoming HTTP requests";
 
 /// A host without its port and brackets.
-fn bare_host(host: &str) -> &str {
+pub(crate) fn bare_host(host: &str) -> &str {
     if let Some(rest) = host.strip_prefix('[') {
         return rest.split_once(']').map_or(rest, |(inner, _)| inner);
     }
@@ -135,6 +135,9 @@ fn bare_host(host: &str) -> &str {
 fn add_tags(process: &Process, headers: &mut HeaderMap) {
     if let Ok(id) = HeaderValue::from_str(&process.connector.to_string()) {
         headers.append(HeaderName::from_static("cf-warp-tag-id"), id);
+    }
+    for (name, value) in &process.config.tags {
+        headers.append(name.clone(), value.clone());
     }
 }
 

@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use config::{ConfigError, ConfigFile, ConnectorConfig, Overrides};
+pub use ingress::Rules;
 use process::{Dialers, Load, Process};
 pub use selection::Transports;
 
@@ -95,6 +96,9 @@ fn dialers(config: &ConnectorConfig) -> Result<Dialers, RunError> {
 async fn run_process(process: Arc<Process>, listener: tokio::net::TcpListener) -> Result<(), RunError> {
     tracing::info!(tunnelID = %process.config.tunnel, "Starting tunnel");
     tracing::info!("Generated Connector ID: {}", process.connector);
+    if process.config.ingress.are_none() {
+        tracing::warn!("{}", ingress::NO_RULES);
+    }
     let initial = process.selection.kinds(0).first().copied().unwrap_or(selection::Kind::Quic);
     tracing::info!("Initial protocol {initial}");
     if let Ok(address) = listener.local_addr() {

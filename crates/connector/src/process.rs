@@ -94,7 +94,6 @@ impl ShownLink {
 pub(crate) struct Connection {
     shown: u64,
     pub(crate) index: u8,
-    #[expect(dead_code, reason = "for the page of connections, which is not there yet")]
     pub(crate) edge: SocketAddr,
     pub(crate) location: String,
     pub(crate) link: ShownLink,

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::config::{HostPort, MetricsAddress, WarpRouting};
 
+mod origins;
 mod requests;
 
 /// Longest that anything here may take.
@@ -161,6 +162,8 @@ impl Edge {
             },
             own_max_active_flows: None,
             allow_networks: config::AllowNetworks::default(),
+            tags: Vec::new(),
+            label: None,
             ingress: Arc::new(ingress::Rules::none()),
             pidfile: None,
             report: serde_json::json!({"ingress": []}),
@@ -323,7 +326,7 @@ async fn four_connections_register_at_one_address() {
         format!(r#"{{"status":200,"readyConnections":4,"connectorId":"{}"}}"#, running.process.connector);
     assert_eq!(running.page("/ready").await, (200, expected));
     assert_eq!(running.page("/healthcheck").await, (200, "OK\n".into()));
-    assert_eq!(running.page("/config").await.0, 404);
+    assert_eq!(running.page("/config").await.0, 404, "the request named another host");
     let (status, metrics) = running.page("/metrics").await;
     assert_eq!(status, 200);
     assert!(metrics.contains("\ncloudflared_tunnel_ha_connections 4\n"), "{metrics}");

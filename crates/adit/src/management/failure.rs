@@ -19,7 +19,7 @@ enum Kind {
 }
 
 impl Failure {
-    pub(super) fn new(text: impl Into<String>) -> Self {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), kind: Kind::Other }
     }
 

@@ -83,6 +83,54 @@ impl Credentials {
     }
 }
 
+/// A token as it is written (contract, 6.3). Its endpoint would name a region; edges are named otherwise here.
+#[derive(Deserialize)]
+struct Token {
+    a: String,
+    t: String,
+    s: Zeroizing<String>,
+}
+
+/// Longest token that is read, in bytes. Real ones have 200.
+const MAX_TOKEN_BYTES: usize = 8 << 10;
+/// In cloudflared's words.
+const INVALID_TOKEN: &str = "Provided Tunnel token is not valid.";
+
+impl Credentials {
+    /// Reads a token; `origin` is where it was said.
+    pub(super) fn from_token(token: &str, origin: &Origin) -> Result<Self, ConfigError> {
+        let wrong = || ConfigError::usage(origin.clone(), INVALID_TOKEN);
+        let token = token.trim();
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(wrong());
+        }
+        let json = Zeroizing::new(STANDARD.decode(token).map_err(|_| wrong())?);
+        let token: Token = serde_json::from_slice(&json).map_err(|_| wrong())?;
+        let secret = STANDARD.decode(token.s.as_bytes()).map_err(|_| wrong())?;
+        if token.a.is_empty() || token.a.len() > MAX_ACCOUNT_TAG_BYTES || secret.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self {
+            tunnel: token.t.parse().map_err(|_| wrong())?,
+            account_tag: token.a,
+            secret: TunnelSecret::new(secret),
+            origin: origin.to_string(),
+        })
+    }
+}
+
+/// Fuzz body: any bytes are a token or an error that repeats none of them.
+#[doc(hidden)]
+pub fn fuzz_token(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let read = |text: &str| Credentials::from_token(text, &Origin::Flag("token"));
+    for token in [text.to_string(), STANDARD.encode(input)] {
+        if let Err(error) = read(&token) {
+            assert_eq!(error.to_string(), format!("--token: {INVALID_TOKEN}"));
+        }
+    }
+}
+
 /// The tunnel of the credentials and the one that was named must be the same; a name is the credentials' own affair.
 fn agree(
     own: Option<TunnelId>,

@@ -49,13 +49,30 @@ impl fmt::Display for Origin {
 pub struct ConfigError {
     origin: Origin,
     problem: String,
+    is_usage: bool,
 }
 
 impl ConfigError {
     #[expect(clippy::needless_pass_by_value, reason = "texts made for an error end in it")]
     pub(crate) fn new(origin: Origin, problem: String) -> Self {
         // One line, whatever a parser said.
-        Self { origin, problem: problem.split_whitespace().collect::<Vec<_>>().join(" ") }
+        let problem = problem.split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { origin, problem, is_usage: false }
+    }
+
+    /// What was typed cannot be meant: cloudflared's exit code for it is another (contract, 6.4).
+    pub(super) fn usage(origin: Origin, problem: &str) -> Self {
+        Self { is_usage: true, ..Self::new(origin, problem.to_owned()) }
+    }
+
+    /// What is wrong, without where.
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
+
+    /// Whether the command line is wrong, and not what it names.
+    pub fn is_usage(&self) -> bool {
+        self.is_usage
     }
 
     pub(super) fn unreadable(origin: Origin, path: &Path, source: &io::Error) -> Self {

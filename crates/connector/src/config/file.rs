@@ -10,6 +10,7 @@ use serde_saphyr::Spanned;
 use super::allow::AllowNetworks;
 use super::at::{At, Source};
 use super::error::{ConfigError, Origin};
+use super::flags;
 use super::origin::{OriginOptions, TypedRule, WarpRoutingOptions};
 use super::yaml::Node;
 
@@ -18,6 +19,8 @@ use super::yaml::Node;
 pub struct ConfigFile {
     path: Option<PathBuf>,
     places: BTreeMap<String, (u64, u64)>,
+    /// What keys of the table of flags say.
+    pub(super) settings: BTreeMap<&'static str, Vec<String>>,
     /// `ingress`.
     pub(super) ingress: Vec<TypedRule>,
     /// `allow-networks`.
@@ -48,12 +51,8 @@ pub struct ConfigFile {
     pub max_active_flows: Option<u32>,
     /// `warp-routing`.
     pub(super) warp_routing: WarpRoutingOptions,
-    /// `no-autoupdate`; there are no updates.
-    pub no_autoupdate: Option<bool>,
     /// `loglevel`, for the program's log.
     pub loglevel: Option<String>,
-    /// `logfile`, for the program's log.
-    pub logfile: Option<String>,
     /// `output`, the log's format.
     pub output: Option<String>,
     /// `pidfile`.
@@ -169,41 +168,59 @@ impl ConfigFile {
             "metrics" => self.metrics = at.text("HOST:PORT, such as 0.0.0.0:8081")?,
             "edge" => self.edge = at.texts("HOST:PORT, or a list of such")?,
             "edge-bind-address" => self.edge_bind_address = at.text("an address")?,
-            "edge-ip-version" => at.one_of(&["auto", "4", "6"]).map(drop)?,
             "cacert" => self.cacert = at.text("a file")?,
             "grace-period" => self.grace_period = at.go_duration()?.map(|(text, _)| text),
             "retries" => self.retries = at.number(u32::MAX)?,
-            "protocol" => self.protocol = at.text("auto or quic")?,
+            "protocol" => self.protocol = at.text("auto, quic, http2 or both")?,
             "ha-connections" => {
                 self.ha_connections = at.number(u8::MAX.into())?.and_then(|n| u8::try_from(n).ok());
             }
             "max-active-flows" => self.max_active_flows = at.number(u32::MAX)?,
             "pidfile" => self.pidfile = at.text("a file")?,
             "loglevel" => self.loglevel = at.text("debug, info, warn or error")?,
-            "logfile" => self.logfile = at.text("a file")?,
             "output" => self.output = at.text("default or json")?,
-            "no-autoupdate" => self.no_autoupdate = at.boolean()?,
             "warp-routing" => self.warp_routing = WarpRoutingOptions::read(&at)?,
             "allow-networks" => self.allow_networks = Some(AllowNetworks::read(&at)?),
             "ingress" => self.ingress = TypedRule::list(&at)?,
             "originRequest" => self.origin_request = OriginOptions::read(&at)?,
-            // Said, and of no consequence: there are no updates, no pre-checks and no other loggers.
-            "no-prechecks" => at.boolean().map(drop)?,
-            "autoupdate-freq" | "metrics-update-freq" => at.duration().map(drop)?,
-            "transport-loglevel" | "label" => at.text("a text").map(drop)?,
-            "tag" => at.texts("KEY=VALUE, or a list of such").map(drop)?,
-            key if NOT_YET.contains(&key) => {
-                return Err(
-                    at.wrong("is not supported yet: remove it, or keep cloudflared for this tunnel".into())
-                );
-            }
-            _ => {
-                return Err(
-                    at.wrong("is no key of a connector's configuration: remove it, or correct it".into())
-                );
-            }
+            // For commands that ask the API; a connector does not.
+            "origincert" | "api-url" => at.text("a text").map(drop)?,
+            key => self.take_flag(key, &at)?,
         }
         Ok(())
+    }
+
+    /// A key of the table of flags, or one that is refused.
+    fn take_flag(&mut self, key: &str, at: &At<'_>) -> Result<(), ConfigError> {
+        if let Some(flag) = flags::of_key(key) {
+            let place = (at.value.defined.line(), at.value.defined.column());
+            self.places.insert(flag.name.to_owned(), place);
+            if let Some(texts) = flags::read(flag, at)? {
+                self.settings.insert(flag.name, texts);
+            }
+            return Ok(());
+        }
+        let refused = flags::REFUSED.iter().find(|(name, _)| *name == key);
+        Err(at.wrong(refused.map_or_else(
+            || "is no key of a connector's configuration: remove it, or correct it".to_owned(),
+            |(_, advice)| format!("is not supported: remove it; {advice}"),
+        )))
+    }
+
+    /// What `allow-networks` says.
+    #[cfg(test)]
+    pub(crate) fn allow_networks(&self) -> Option<AllowNetworks> {
+        self.allow_networks.clone()
+    }
+
+    /// Where the file is, if there is one.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The text of a key of [`FLAGS`](super::FLAGS).
+    pub fn setting(&self, key: &str) -> Option<&str> {
+        self.settings.get(key).and_then(|texts| texts.last()).map(String::as_str)
     }
 
     /// The rules of `ingress`, as they were typed.
@@ -223,29 +240,6 @@ fn shortened_error(error: &str) -> String {
 }
 
 const MAX_QUOTED_ERROR_CHARS: usize = 160;
-
-/// Keys that cloudflared has and we do not yet.
-const NOT_YET: [&str; 19] = [
-    "url",
-    "hello-world",
-    "unix-socket",
-    "bastion",
-    "socks5",
-    "proxy-address",
-    "proxy-port",
-    "proxy-dns",
-    "token",
-    "token-file",
-    "region",
-    "post-quantum",
-    "features",
-    "origincert",
-    "log-directory",
-    "origin-ca-pool",
-    "dns-resolver-addrs",
-    "icmpv4-src",
-    "icmpv6-src",
-];
 
 /// Fuzz body: any text is a configuration or an error of one line.
 #[doc(hidden)]

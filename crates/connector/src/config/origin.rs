@@ -378,4 +378,4 @@ impl WarpRoutingOptions {
 }
 
 /// Above it a pool holds more sockets than a process may open.
-const MAX_KEEP_ALIVE_CONNECTIONS: u32 = 65_536;
+pub(super) const MAX_KEEP_ALIVE_CONNECTIONS: u32 = 65_536;

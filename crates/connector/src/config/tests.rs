@@ -63,7 +63,7 @@ fn every_key_has_its_effect() {
         "edge: [192.0.2.1:7844, 'edge.example.com:1', '[2001:db8::1]:7844']\n\
          grace-period: 1m30s\nretries: 3\nha-connections: 2\nprotocol: quic\nmax-active-flows: 7\n\
          pidfile: /run/adit.pid\nno-autoupdate: true\nno-prechecks: true\nedge-ip-version: 4\n\
-         edge-bind-address: 192.0.2.9\nautoupdate-freq: 24h\ntag: [a=b]\nloglevel: debug\n\
+         edge-bind-address: 192.0.2.9\nmetrics-update-freq: 5s\ntag: [a=b]\nloglevel: debug\n\
          warp-routing: {connectTimeout: 2s, tcpKeepAlive: 1m}\n",
         &overrides(),
     )
@@ -175,7 +175,7 @@ fn what_is_missing_is_said() {
     let error = ConnectorConfig::new(&file, &Overrides::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "configuration: no tunnel is named: expected the keys tunnel and credentials-file"
+        "configuration: no tunnel is named: expected the keys tunnel and credentials-file, or --token"
     );
     let error = ConnectorConfig::new(&file, &overrides()).unwrap_err();
     assert_eq!(
@@ -267,9 +267,152 @@ fn a_secret_shows_nowhere() {
     assert!(!format!("{config:?} {:?}", overrides()).contains("AAEC"));
 }
 
+/// The token of account `ab` and [`TUNNEL`], keys in another order than ours.
+const TOKEN: &str =
+    "eyJhIjoiYWIiLCJ0IjoiOGUzNDNiMTMtYTA4Ny00OGVhLTgyNWYtOTc4MzkzMWZmMmE1IiwicyI6IkFBRUMifQ==";
+
+fn said(settings: &[(&'static str, &str)]) -> Overrides {
+    let settings = settings.iter().map(|(key, text)| (*key, vec![(*text).to_owned()])).collect();
+    Overrides { settings, ..overrides() }
+}
+
+#[test]
+fn a_token_goes_before_credentials_and_a_flag_before_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
+    let by_file = format!("token-file: {}", file.display());
+    for (yaml, overrides) in [
+        ("", said(&[("token", TOKEN)])),
+        (&format!("token: {TOKEN}"), overrides()),
+        (&by_file, overrides()),
+        (&by_file, said(&[("token", TOKEN), ("token-file", "/nowhere")])),
+    ] {
+        let config = checked(yaml, &overrides).unwrap();
+        assert_eq!((config.account_tag.as_str(), config.secret.expose()), ("ab", &[0, 1, 2][..]), "{yaml}");
+        assert_eq!(config.tunnel.to_string(), TUNNEL);
+        assert!(!format!("{config:?} {overrides:?}").contains(TOKEN), "a token is a secret");
+    }
+}
+
+#[test]
+fn a_wrong_token_is_a_usage_error_that_does_not_repeat_it() {
+    for token in ["nonsense", "e30=", "eyJhIjoiYWIiLCJ0IjoibmFtZSIsInMiOiJBQUVDIn0="] {
+        let error = checked("", &said(&[("token", token)])).unwrap_err();
+        assert_eq!(error.to_string(), "--token: Provided Tunnel token is not valid.");
+        assert!(error.is_usage());
+    }
+    let nothing = ConnectorConfig::new(&ConfigFile::default(), &Overrides::default()).unwrap_err();
+    assert!(nothing.is_usage(), "no tunnel was named");
+}
+
+#[test]
+fn one_rule_comes_from_flags_when_the_file_has_none() {
+    let service = |yaml: &str, settings: &[(&'static str, &str)]| {
+        let config = checked(yaml, &said(settings))?;
+        Ok::<_, ConfigError>(config.ingress.json()[0]["service"].as_str().unwrap().to_owned())
+    };
+    for (yaml, settings, expected) in [
+        ("", &[][..], "http_status:503"),
+        ("url: localhost:8080", &[], "http://localhost:8080"),
+        ("url: localhost:8080", &[("url", "https://[::1]/path")], "https://[::1]"),
+        ("", &[("url", "ssh://host")], "ssh://host:22"),
+        ("hello-world: true", &[("url", "localhost:1")], "hello_world"),
+        ("hello-world: true", &[("hello-world", "false")], "http_status:503"),
+        ("bastion: true", &[], "bastion"),
+        ("unix-socket: /run/x", &[], "unix:/run/x"),
+    ] {
+        assert_eq!(service(yaml, settings).unwrap(), expected, "{yaml} {settings:?}");
+    }
+    for (yaml, settings, expected) in [
+        (
+            "url: ftp://a",
+            &[][..],
+            "config.yml:1:6: url: Error validating origin URL: Currently Cloudflare Tunnel does not support ftp protocol.",
+        ),
+        ("", &[("hello-world", "maybe")], "--hello-world: expected true or false, found \"maybe\""),
+        (
+            "url: a\nunix-socket: /b",
+            &[],
+            "config.yml:2:14: unix-socket: --unix-socket must be used exclusively.",
+        ),
+        (
+            "ingress: [{service: 'http_status:404'}]",
+            &[("url", "a")],
+            "--url: You can't set the --url flag (or $TUNNEL_URL) when using multiple-origin ingress rules",
+        ),
+    ] {
+        assert_eq!(service(yaml, settings).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn rules_are_refused_where_they_stand() {
+    refused(
+        "ingress:\n  - hostname: a\n    service: http://b\n  - hostname: c\n    service: http://d",
+        "config.yml:4:5: ingress.1: The last ingress rule must match all URLs (i.e. it should not have a hostname or path filter)",
+    );
+    refused(
+        "ingress:\n  - service: http_status:404\n    originRequest: {connectTimeout: 30}",
+        "config.yml:3:37: ingress.0.originRequest.connectTimeout: expected a duration such as 30s or 1m30s, found 30",
+    );
+    refused(
+        "originRequest: {tlstimeout: 1s}",
+        "config.yml:1:29: originRequest.tlstimeout: expected connectTimeout, tlsTimeout, tcpKeepAlive, noHappyEyeballs, keepAliveConnections, keepAliveTimeout, httpHostHeader, originServerName, matchSNItoHost, caPool, noTLSVerify, disableChunkedEncoding, bastionMode, proxyAddress, proxyPort, proxyType, ipRules, http2Origin or access",
+    );
+    refused(
+        "ingress: [{service: 'https://a', originRequest: {caPool: /nowhere/ca.pem}}]",
+        "config.yml:1:11: ingress.0: unable to read the file /nowhere/ca.pem for caPool: No such file or directory (os error 2)",
+    );
+}
+
+#[test]
+fn keys_that_would_be_ignored_are_refused_with_what_to_do() {
+    refused(
+        "region: us",
+        "config.yml:1:9: region: is not supported: remove it; name the edges themselves, with the key edge",
+    );
+    refused(
+        "autoupdate-freq: 24h",
+        "config.yml:1:18: autoupdate-freq: is not supported: remove it; this connector never updates itself",
+    );
+}
+
+#[test]
+fn networks_and_tags_come_from_the_file_or_from_flags() {
+    let yaml = "allow-networks:\n  198.51.100.0/24: [443, 8000-8100]\n  10.0.0.0/8:\ntag: [a=b]";
+    let of_file = checked(yaml, &overrides()).unwrap();
+    let permits = |config: &ConnectorConfig, address: &str, port| {
+        config.allow_networks.permits(address.parse().unwrap(), port)
+    };
+    assert!(permits(&of_file, "198.51.100.1", 8001) && permits(&of_file, "10.0.0.1", 1));
+    assert!(!permits(&of_file, "198.51.100.1", 80));
+    assert_eq!(of_file.tags[0].0, "cf-warp-tag-a");
+    let of_flag = checked(yaml, &said(&[("allow-networks", "192.0.2.0/24")])).unwrap();
+    assert!(permits(&of_flag, "192.0.2.1", 1) && !permits(&of_flag, "10.0.0.1", 1));
+    refused(
+        "allow-networks: []",
+        "config.yml:1:17: allow-networks: expected networks such as 10.0.0.0/8 or 198.51.100.0/24:443,6443, without host bits, or a mapping of networks to ports, found a list",
+    );
+    refused("tag: a", "config.yml:1:6: tag: expected KEY=VALUE, found \"a\"");
+}
+
 proptest! {
     #[test]
     fn any_text_is_a_configuration_or_one_line(text in "[a-z:\\-\\[\\]{}# \n'\"&*|>0-9]{0,60}|.{0,40}") {
         fuzz_config_file(text.as_bytes());
+    }
+
+    #[test]
+    fn any_bytes_are_a_token_or_an_error(input: Vec<u8>) {
+        fuzz_token(&input);
+    }
+
+    #[test]
+    fn any_text_is_a_pushed_configuration_or_an_error(
+        key in "ingress|originRequest|warp-routing|[a-z]{0,4}",
+        value in r#"\[\{"(service|hostname|path)":"[a-z:/.*\[(]{0,12}"\}\]|\{"[a-zA-Z]{0,8}":[0-9tfn"]{0,4}\}|[0-9]{0,3}"#,
+    ) {
+        fuzz_pushed_configuration(format!("{{\"{key}\":{value}}}").as_bytes());
     }
 }

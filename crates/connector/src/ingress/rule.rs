@@ -99,7 +99,6 @@ impl Rules {
     }
 
     /// The one rule of `--url`, `--hello-world` and the like.
-    #[expect(dead_code, reason = "the flags that need it are not read yet")]
     pub(crate) fn single(service: Service, options: &OriginOptions) -> Result<Self, RulesError> {
         let settings = OriginSettings::new(options);
         let origin = HttpOrigin::of(&service, &settings, &Limits::default())?;

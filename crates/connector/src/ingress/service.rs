@@ -129,6 +129,31 @@ impl Service {
     }
 }
 
+/// The service of `--url`: without a scheme it is HTTP, and a path behind a scheme is nobody's.
+pub(crate) fn single_service(text: &str) -> Result<Service, String> {
+    if text.is_empty() {
+        return Err("URL should not be empty".into());
+    }
+    let invalid = || format!("URL {text} has invalid format");
+    let url = if text.contains("://") {
+        let url = GoUrl::parse(text).map_err(|_| invalid())?;
+        if !SINGLE_SCHEMES.contains(&url.scheme.as_str()) {
+            return Err(format!("Currently Cloudflare Tunnel does not support {} protocol.", url.scheme));
+        }
+        format!("{}://{}", url.scheme, url.authority)
+    } else {
+        let authority = text.split('/').next().unwrap_or_default();
+        // An IPv6 address without brackets, as people write it.
+        let bare = authority.parse::<std::net::Ipv6Addr>().is_ok();
+        if bare { format!("http://[{authority}]") } else { format!("http://{authority}") }
+    };
+    let url = GoUrl::parse(&url).map_err(|_| invalid())?;
+    Some(&url).filter(|url| !url.host().is_empty()).and_then(Service::of_url).ok_or_else(invalid)
+}
+
+/// Schemes of `--url`.
+const SINGLE_SCHEMES: [&str; 6] = ["http", "https", "rdp", "ssh", "smb", "tcp"];
+
 /// Ports of schemes whose address names none.
 const STREAM_PORTS: [(&str, u16); 4] = [("ssh", 22), ("rdp", 3389), ("smb", 445), ("tcp", 7864)];
 

@@ -22,33 +22,34 @@ async fn http_origin(answer: &'static [u8]) -> (SocketAddr, JoinHandle<String>) 
 }
 
 /// A connector whose configuration an edge has just pushed.
-async fn configured(config: &str) -> (Edge, Running, Connection) {
+pub(super) async fn configured(config: &str) -> (Edge, Running, Connection) {
     let (edge, running, connection) = connected(false).await;
     assert_eq!(running.process.apply_configuration(0, config.as_bytes()), (0, None));
     (edge, running, connection)
 }
 
 /// An answer's head, and its stream behind it.
-struct Answered {
+pub(super) struct Answered {
     send: SendStream,
     receive: RecvStream,
-    response: ConnectResponse,
+    pub(super) response: ConnectResponse,
     ahead: BytesMut,
 }
 
 impl Answered {
-    fn status(&self) -> &str {
+    pub(super) fn status(&self) -> &str {
         assert_eq!(self.response.error, "");
         self.response.metadata(METADATA_HTTP_STATUS).unwrap()
     }
 
-    fn header(&self, name: &str) -> Vec<String> {
+    pub(super) fn header(&self, name: &str) -> Vec<String> {
         let named = self.response.metadata.iter().filter(|entry| entry.key == format!("HttpHeader:{name}"));
         named.map(|entry| String::from_utf8(entry.val.to_vec()).unwrap()).collect()
     }
 
-    async fn body(mut self) -> String {
-        self.send.finish().unwrap();
+    pub(super) async fn body(mut self) -> String {
+        // Ended already, if there was a body.
+        let _ = self.send.finish();
         let rest = within(self.receive.read_to_end(1 << 20)).await.unwrap();
         self.ahead.extend_from_slice(&rest);
         String::from_utf8(self.ahead.to_vec()).unwrap()
@@ -56,14 +57,49 @@ impl Answered {
 }
 
 /// Sends a request's head.
-async fn ask(connection: &Connection, kind: ConnectionType, url: &str, headers: &[(&str, &str)]) -> Answered {
-    let (mut send, mut receive) = within(connection.open_bi()).await.unwrap();
-    let mut metadata = vec![Metadata::new("HttpMethod", "GET")];
+pub(super) async fn ask(
+    connection: &Connection,
+    kind: ConnectionType,
+    url: &str,
+    headers: &[(&str, &str)],
+) -> Answered {
+    let (send, receive) = begin(connection, kind, "GET", url, headers).await;
+    answered(send, receive).await
+}
+
+/// Sends a request with a body.
+pub(super) async fn ask_with_body(
+    connection: &Connection,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answered {
+    let (mut send, receive) =
+        begin(connection, ConnectionType::Http, "POST", "http://app.test/up", headers).await;
+    // An origin may answer before it has all.
+    let _ = send.write_all(body).await;
+    let _ = send.finish();
+    answered(send, receive).await
+}
+
+async fn begin(
+    connection: &Connection,
+    kind: ConnectionType,
+    method: &str,
+    url: &str,
+    headers: &[(&str, &str)],
+) -> (SendStream, RecvStream) {
+    let (mut send, receive) = within(connection.open_bi()).await.unwrap();
+    let host = url.trim_start_matches("http://").split('/').next().unwrap().to_owned();
+    let mut metadata = vec![Metadata::new("HttpMethod", method.to_owned()), Metadata::new("HttpHost", host)];
     metadata.extend(headers.iter().map(|(key, value)| Metadata::new(*key, (*value).to_owned())));
     let request = ConnectRequest { dest: url.to_owned(), kind, metadata };
     let mut bytes = BytesMut::new();
     request.encode(&mut bytes).unwrap();
     send.write_chunk(bytes.freeze()).await.unwrap();
+    (send, receive)
+}
+
+async fn answered(send: SendStream, mut receive: RecvStream) -> Answered {
     let mut ahead = BytesMut::new();
     loop {
         if let Some((response, consumed)) = ConnectResponse::decode(&ahead).unwrap() {
@@ -129,6 +165,11 @@ fn frame(payload: &[u8]) -> Vec<u8> {
 }
 
 impl Answered {
+    /// Bytes as they are.
+    pub(super) async fn write(&mut self, bytes: &[u8]) {
+        self.send.write_all(bytes).await.unwrap();
+    }
+
     async fn send(&mut self, payload: &[u8]) {
         self.send.write_all(&frame(payload)).await.unwrap();
     }
