@@ -3,13 +3,14 @@
 //! Every read of the local side is one binary frame, and every binary or text frame is written to it. A WebSocket has no
 //! half-close: when the local side ends, the other is given a while to say its last before the WebSocket is closed.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use adit_transport::buffer::ReadBuffer;
 use adit_transport::{tcp, tls};
 use anyhow::{Context, anyhow, bail};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -125,39 +126,56 @@ pub(super) async fn carry(
     mut writer: impl AsyncWrite + Unpin,
 ) -> anyhow::Result<()> {
     let (mut sink, mut stream) = websocket.split();
-    let down = receive(&mut stream, &mut writer);
-    tokio::pin!(down);
-    let carried = tokio::select! {
-        ended = &mut down => ended,
-        sent = send(&mut reader, &mut sink) => match sent {
-            Ok(()) => linger(down).await,
-            Err(error) => Err(error),
-        },
+    let received = AtomicU64::new(0);
+    let carried = {
+        let mut down = pin!(receive(&mut stream, &mut writer, &received));
+        tokio::select! {
+            ended = &mut down => ended,
+            sent = send(&mut reader, &mut sink) => match sent {
+                Ok(()) => linger(down, &received).await,
+                Err(error) => Err(error),
+            },
+        }
     };
     // Whoever is gone need not be told.
     let _ = tokio::time::timeout(FAREWELL, sink.close()).await;
     carried
 }
 
-/// After the local side's end: what still comes is carried for a while.
-async fn linger(down: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::time::timeout(LAST_WORDS, down).await.unwrap_or(Ok(()))
+/// After the local side's end: what still comes is carried until nothing has come for a while.
+async fn linger(
+    mut down: impl Future<Output = anyhow::Result<()>> + Unpin,
+    received: &AtomicU64,
+) -> anyhow::Result<()> {
+    loop {
+        let before = received.load(Ordering::Relaxed);
+        match tokio::time::timeout(LAST_WORDS, &mut down).await {
+            Ok(ended) => return ended,
+            Err(_) if received.load(Ordering::Relaxed) == before => return Ok(()),
+            Err(_) => {}
+        }
+    }
 }
 
 async fn send(
     reader: &mut (impl AsyncRead + Unpin),
     sink: &mut SplitSink<Stream, Message>,
 ) -> anyhow::Result<()> {
-    let mut buffer = ReadBuffer::default();
-    while reader.read_buf(buffer.space()).await.context("the local side failed")? != 0 {
-        sink.send(Message::Binary(buffer.take())).await.context("the WebSocket failed")?;
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(FRAME_BYTES);
+        let mut read = (&mut *reader).take(FRAME_BYTES as u64);
+        if read.read_buf(&mut buffer).await.context("the local side failed")? == 0 {
+            return Ok(());
+        }
+        sink.send(Message::Binary(buffer.split().freeze())).await.context("the WebSocket failed")?;
     }
-    Ok(())
 }
 
 async fn receive(
     stream: &mut SplitStream<Stream>,
     writer: &mut (impl AsyncWrite + Unpin),
+    received: &AtomicU64,
 ) -> anyhow::Result<()> {
     while let Some(message) = stream.next().await {
         let bytes = match message {
@@ -168,6 +186,7 @@ async fn receive(
             Err(error) if ended(&error) => break,
             Err(error) => return Err(error).context("the WebSocket failed"),
         };
+        received.fetch_add(1, Ordering::Relaxed);
         writer.write_all(&bytes).await.context("the local side failed")?;
         writer.flush().await.context("the local side failed")?;
     }
@@ -195,8 +214,11 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Largest message taken, in bytes: connectors send what one read gave them.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
-/// How long the other side may go on after the local side has ended.
-const LAST_WORDS: Duration = Duration::from_secs(10);
+/// Largest frame sent, in bytes: unmodified connectors read a frame into a buffer of this size, and lose what does not fit.
+const FRAME_BYTES: usize = 16 << 10;
+/// How long the other side may be silent after the local side has ended. Whether that has gone or only has no more to say
+/// cannot be told.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// For the closing handshake.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Where edges send people to sign in.
