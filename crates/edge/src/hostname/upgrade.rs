@@ -2,6 +2,7 @@
 //!
 //! Frames are not looked at. Neither side of a WebSocket has a half-close: when one has ended, the other gets a while.
 
+use std::io::ErrorKind;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -163,7 +164,11 @@ impl<R> Noted<R> {
 
 impl<R: ReadChunk> ReadChunk for Noted<R> {
     async fn read_chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
-        let read = self.reader.read_chunk().await;
+        let read = match self.reader.read_chunk().await {
+            // Many a client of TLS ends without a word; frames have ends of their own.
+            Err(StreamError::Io(error)) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+            read => read,
+        };
         if matches!(read, Ok(None)) {
             self.ended.notify_one();
         }
