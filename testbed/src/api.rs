@@ -56,7 +56,8 @@ impl Api {
         &self.account
     }
 
-    /// Calls `path` below the account from `host`; gives the HTTP status and the whole envelope.
+    /// Calls `path` from `host`: below the account, or below the whole API if it begins with `/`. Gives the HTTP status and
+    /// the whole envelope.
     pub async fn call(
         &self,
         host: &Host,
@@ -93,9 +94,13 @@ impl Api {
         path: &str,
         body: Option<&Value>,
     ) -> Result<(u16, Value)> {
+        let path = match path.strip_prefix('/') {
+            Some(path) => format!("/client/v4/{path}"),
+            None => format!("/client/v4/accounts/{}/{path}", self.account),
+        };
         let request = Request::builder()
             .method(method)
-            .uri(format!("/client/v4/accounts/{}/{path}", self.account))
+            .uri(path)
             .header(HOST, self.address.to_string())
             .header(AUTHORIZATION, format!("Bearer {}", self.token))
             .header(CONTENT_TYPE, "application/json")

@@ -18,7 +18,9 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::api::Api;
-use crate::net::{EDGE_INNER_V4, EDGE_INNER_V6, EDGE_V4, EDGE_V6, Host, PRIVATE_V4, PRIVATE_V6, World};
+use crate::net::{
+    EDGE_INNER_V4, EDGE_INNER_V6, EDGE_V4, EDGE_V6, Host, Namespace, PRIVATE_V4, PRIVATE_V6, World,
+};
 use crate::process::{Process, built};
 
 /// Longest wait for a program to come up, or for its peers to see it.
@@ -123,6 +125,11 @@ impl Chain {
         Ok(chain)
     }
 
+    /// The `adit` that the chain runs.
+    pub fn program(&self) -> PathBuf {
+        self.adit.clone()
+    }
+
     /// Where logs, and everything else, are.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -209,6 +216,13 @@ impl Chain {
         Ok(route["id"].as_str().context("a new route has an id")?.to_owned())
     }
 
+    /// Makes a public host name lead to a tunnel's ingress, as `tunnel route dns` does.
+    pub async fn route_hostname(&self, tunnel: &Tunnel, hostname: &str) -> Result<()> {
+        let path = format!("/zones/{}/tunnels/{}/routes", self.api()?.account(), tunnel.id);
+        let body = json!({"type": "dns", "user_hostname": hostname, "overwrite_existing": false});
+        self.call(Method::PUT, &path, Some(&body)).await.map(drop)
+    }
+
     /// What `adit tunnel list` prints on the edge's host.
     pub async fn tunnel_list(&self) -> Result<String> {
         let mut command = tokio::process::Command::from(self.adit(&self.world.edge));
@@ -248,6 +262,50 @@ impl Chain {
         Ok(Connector { process: Process::spawn(&name, self.dir(), command)?, pod })
     }
 
+    /// Starts an unmodified cloudflared as a connector in a pod of its own; `config` is what its file has besides the edge.
+    pub fn spawn_cloudflared(
+        &mut self,
+        cloudflared: &Path,
+        config: &str,
+        credentials: &Value,
+    ) -> Result<Connector> {
+        let index = self.pods;
+        self.pods += 1;
+        let pod = self.world.pod(index)?;
+        let name = format!("cloudflared{index}");
+        let command = self.cloudflared(&pod, &name, cloudflared, config, credentials)?;
+        Ok(Connector { process: Process::spawn(&name, self.dir(), command)?, pod })
+    }
+
+    /// An unmodified cloudflared as a connector on `host`; see [`Self::spawn_cloudflared`].
+    pub fn cloudflared(
+        &self,
+        host: &Namespace,
+        name: &str,
+        cloudflared: &Path,
+        config: &str,
+        credentials: &Value,
+    ) -> Result<Command> {
+        let file = |suffix: &str| self.dir().join(format!("{name}.{suffix}"));
+        let (config_file, credentials_file, resolver) = (file("yaml"), file("json"), file("resolv.conf"));
+        fs::write(&credentials_file, credentials.to_string())?;
+        // It makes a connection to each address, and with a single one would redial without a pause (tunnel protocol, 1.2).
+        let edges = vec![format!("'{EDGE_INNER_V4}:7844'"); CONNECTIONS].join(", ");
+        let fixed = format!(
+            "credentials-file: {}\ncacert: {}\nedge: [{edges}]\nno-autoupdate: true\nno-prechecks: true\n",
+            credentials_file.display(),
+            self.data().join("ca.pem").display(),
+        );
+        fs::write(&config_file, fixed + config)?;
+        // It looks names up before its first dial, and waits long for a resolver that does not answer: here one refuses at
+        // once. The command's namespace has mounts of its own.
+        fs::write(&resolver, "nameserver 127.0.0.1\n")?;
+        let mut command = host.command("sh");
+        let script = r#"mount --bind "$1" /etc/resolv.conf; exec "$2" tunnel --config "$3" run"#;
+        command.args(["-ec", script, "sh"]).arg(&resolver).arg(cloudflared).arg(&config_file);
+        Ok(command)
+    }
+
     /// Waits until the edge shows `count` connections of a tunnel.
     pub async fn wait_for_connections(&self, tunnel: &Tunnel, count: usize) -> Result<()> {
         let path = format!("cfd_tunnel/{}/connections", tunnel.id);
@@ -262,6 +320,31 @@ impl Chain {
             ensure!(Instant::now() < deadline, "the tunnel has {got} connections, not {count}");
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    // Clients of public host names.
+
+    /// `program` on the laptop, to which `names` are addresses of the edge.
+    pub fn on_laptop_with_names(&self, names: &[&str], program: &Path) -> Result<Command> {
+        let hosts = self.dir().join(format!("hosts-{}", names.join("-")));
+        fs::write(&hosts, format!("127.0.0.1 localhost\n{EDGE_V4} {}\n", names.join(" ")))?;
+        let mut command = self.world.laptop.command("sh");
+        // The namespace has mounts of its own.
+        command
+            .args(["-ec", r#"mount --bind "$1" /etc/hosts; shift; exec "$@""#, "sh"])
+            .arg(hosts)
+            .arg(program);
+        Ok(command)
+    }
+
+    /// Starts `adit access tcp` on the laptop for `name`, listening on `port` of its loopback address.
+    pub async fn start_access(&self, name: &str, port: u16) -> Result<Process> {
+        let mut command = self.on_laptop_with_names(&[name], &self.adit)?;
+        command.args(["access", "tcp", "--hostname", name, "--url", &format!("127.0.0.1:{port}"), "--ca"]);
+        command.arg(self.data().join("ca.pem"));
+        let access = Process::spawn(&format!("access-{name}"), self.dir(), command)?;
+        access.wait_for_line("listening", START_LIMIT).await?;
+        Ok(access)
     }
 
     // The agent.

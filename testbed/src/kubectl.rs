@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
@@ -62,7 +62,7 @@ impl Kubectl {
             .with_context(|| format!("no kubectl at {}: run testbed/setup.sh", path.display()))?;
         let output = Command::new(&path).args(["version", "--client", "-o", "json"]).output()?;
         ensure!(output.status.success(), "{} version failed", path.display());
-        let version: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let version: Value = serde_json::from_slice(&output.stdout)?;
         let version = version["clientVersion"]["gitVersion"].as_str().context("kubectl names its version")?;
         Ok(Self { version: version.to_owned(), path })
     }
@@ -144,6 +144,14 @@ impl<'a> Session<'a> {
         let mut command = self.kubectl.command(self.host, &self.kubeconfig, args);
         command.envs(self.proxy.iter().map(|url| ("HTTPS_PROXY", url)));
         command
+    }
+
+    /// The same, with a proxy (`socks5://HOST:PORT`) in the kubeconfig.
+    pub fn through_proxy(self, proxy: &str) -> Result<Self> {
+        let mut config: Value = serde_json::from_slice(&fs::read(&self.kubeconfig)?)?;
+        config["clusters"][0]["cluster"]["proxy-url"] = proxy.into();
+        fs::write(&self.kubeconfig, serde_json::to_vec_pretty(&config)?)?;
+        Ok(self)
     }
 
     /// The kubectl that it uses.

@@ -21,3 +21,4 @@ pub mod origin;
 pub mod pki;
 pub mod process;
 pub mod spdy;
+pub mod website;

@@ -9,6 +9,7 @@
 mod apiserver;
 mod cloudflared;
 mod flows;
+mod hostnames;
 mod kubectl;
 mod management;
 mod net;
