@@ -12,6 +12,7 @@ mod flows;
 mod hostnames;
 mod kubectl;
 mod management;
+mod lifecycle;
 mod net;
 mod proxy;
 mod recovery;
