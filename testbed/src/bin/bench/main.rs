@@ -15,6 +15,7 @@
 )]
 
 mod chain;
+mod connectors;
 mod iperf;
 mod machine;
 mod measure;
@@ -78,6 +79,9 @@ async fn measure_all(plan: &Plan, machine: Machine, logs: &FilePath) -> Result<(
         .unzip::<_, _, Vec<_>, Vec<_>>();
     let report = Report::new(machine, plan, runs);
     println!("{}", report.table(plan));
+    if !plan.paths.contains(&options::PathName::Cloudflared) {
+        eprintln!("bench: SKIPPED: connectors side by side, since CLOUDFLARED names no cloudflared");
+    }
     let json = serde_json::to_string_pretty(&report)?;
     if let Some(file) = &plan.json {
         std::fs::write(file, json + "\n").with_context(|| format!("cannot write {}", file.display()))?;

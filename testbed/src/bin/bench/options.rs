@@ -64,6 +64,12 @@ pub(crate) struct Flags {
     /// Binary of gotatun
     #[arg(long, value_name = "FILE", default_value = "gotatun")]
     gotatun: PathBuf,
+    /// Binary of cloudflared, as a connector of the same edge; without it that path is left out
+    #[arg(long, env = "CLOUDFLARED", value_name = "FILE")]
+    cloudflared: Option<PathBuf>,
+    /// How the connectors reach the edge: auto, quic or http2
+    #[arg(long, value_name = "PROTOCOL", default_value = "auto")]
+    protocol: String,
 }
 
 /// A kind of figure.
@@ -92,6 +98,8 @@ pub(crate) enum PathName {
     Gotatun,
     /// Agent, edge and connector.
     Adit,
+    /// The same agent and edge, with an unmodified cloudflared as the connector.
+    Cloudflared,
 }
 
 impl PathName {
@@ -103,6 +111,7 @@ impl PathName {
             Self::Boringtun4 => "boringtun",
             Self::Gotatun => "gotatun",
             Self::Adit => "adit",
+            Self::Cloudflared => "adit, cloudflared",
         }
     }
 
@@ -133,6 +142,9 @@ pub(crate) struct Plan {
 pub(crate) struct Programs {
     pub(crate) boringtun: PathBuf,
     pub(crate) gotatun: PathBuf,
+    pub(crate) cloudflared: Option<PathBuf>,
+    /// How connectors reach the edge.
+    pub(crate) protocol: String,
 }
 
 impl From<Flags> for Plan {
@@ -144,9 +156,12 @@ impl From<Flags> for Plan {
             flags.direction.map_or_else(|| vec![Direction::Up, Direction::Down], |only| vec![only]);
         let cells =
             streams.iter().flat_map(|&streams| directions.iter().map(move |&direction| (streams, direction)));
+        let mut paths = if flags.path.is_empty() { PathName::value_variants().to_vec() } else { flags.path };
+        // The flag or the variable names one, or there is none to compare with.
+        paths.retain(|path| *path != PathName::Cloudflared || flags.cloudflared.is_some());
         Self {
             measures: all_if_none(flags.only),
-            paths: if flags.path.is_empty() { PathName::value_variants().to_vec() } else { flags.path },
+            paths,
             cells: cells.collect(),
             rounds: flags.rounds.unwrap_or(if flags.quick { 2 } else { 3 }),
             bulk_seconds: flags.seconds.unwrap_or(if flags.quick { 2 } else { 4 }),
@@ -154,7 +169,12 @@ impl From<Flags> for Plan {
             flow_seconds: if flags.quick { 1.0 } else { 3.0 },
             keep: flags.keep,
             json: flags.json,
-            programs: Programs { boringtun: flags.boringtun, gotatun: flags.gotatun },
+            programs: Programs {
+                boringtun: flags.boringtun,
+                gotatun: flags.gotatun,
+                cloudflared: flags.cloudflared,
+                protocol: flags.protocol,
+            },
         }
     }
 }
@@ -171,8 +191,9 @@ mod tests {
     #[test]
     fn without_flags_everything_is_measured() {
         let plan = plan("");
-        assert_eq!((plan.measures.len(), plan.paths.len(), plan.cells.len()), (4, 5, 4));
-        let bulk_runs = u64::from(plan.rounds * plan.bulk_seconds) * 5 * 4;
+        let paths = 5 + usize::from(plan.programs.cloudflared.is_some());
+        assert_eq!((plan.measures.len(), plan.paths.len(), plan.cells.len()), (4, paths, 4));
+        let bulk_runs = u64::from(plan.rounds * plan.bulk_seconds) * 6 * 4;
         assert!(bulk_runs < 6 * 60, "bulk runs alone take {bulk_runs} s");
     }
 

@@ -63,7 +63,12 @@ impl Path {
             PathName::Boringtun1 => wireguard(&programs.boringtun, &["--threads", "1"], &logs)?,
             PathName::Boringtun4 => wireguard(&programs.boringtun, &[], &logs)?,
             PathName::Gotatun => wireguard(&programs.gotatun, &[], &logs)?,
-            PathName::Adit => Carrier::Adit(Box::new(chain::Laid::start(&logs).await?)),
+            PathName::Adit | PathName::Cloudflared => {
+                let cloudflared =
+                    if name == PathName::Cloudflared { programs.cloudflared.as_deref() } else { None };
+                let connector = chain::Connector { cloudflared, protocol: &programs.protocol };
+                Carrier::Adit(Box::new(chain::Laid::start(&connector, &logs).await?))
+            }
         };
         let daemons = match &carrier {
             Carrier::Routed(_) => Vec::new(),

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::connectors::{self, Compared};
 use crate::iperf::Direction;
 use crate::machine::Machine;
 use crate::measure::{BulkRun, IdleMemory, MACHINE};
@@ -30,30 +31,32 @@ pub(crate) struct Report {
     bulk_seconds: u32,
     paths: Vec<PathReport>,
     ratios: Vec<Ratio>,
+    /// adit's connector beside cloudflared, on edges of the same kind.
+    connectors: Vec<Compared>,
 }
 
 #[derive(Debug, Serialize)]
-struct PathReport {
+pub(crate) struct PathReport {
     name: &'static str,
     #[serde(skip)]
     path: PathName,
     bulk: Vec<Bulk>,
-    echo_p50_us: Option<Spread>,
-    echo_p99_us: Option<Spread>,
-    flows_sequential_per_s: Option<Spread>,
-    flows_concurrent_per_s: Option<Spread>,
+    pub(crate) echo_p50_us: Option<Spread>,
+    pub(crate) echo_p99_us: Option<Spread>,
+    pub(crate) flows_sequential_per_s: Option<Spread>,
+    pub(crate) flows_concurrent_per_s: Option<Spread>,
     flow_first_byte_p50_us: Option<Spread>,
     flows_failed: usize,
-    idle_flow_memory: BTreeMap<&'static str, IdleMemory>,
+    pub(crate) idle_flow_memory: BTreeMap<&'static str, IdleMemory>,
 }
 
 #[derive(Debug, Serialize)]
-struct Bulk {
+pub(crate) struct Bulk {
     streams: u32,
     direction: Direction,
-    gbit_per_s: Spread,
+    pub(crate) gbit_per_s: Spread,
     retransmits_per_gb: Spread,
-    cpu_percent: BTreeMap<&'static str, Spread>,
+    pub(crate) cpu_percent: BTreeMap<&'static str, Spread>,
     /// Processor time of all daemons together; moves less than the rates when other programs are busy.
     core_seconds_per_gb: Option<Spread>,
 }
@@ -95,7 +98,7 @@ impl PathReport {
         }
     }
 
-    fn bulk(&self, cell: (u32, Direction)) -> Option<&Bulk> {
+    pub(crate) fn bulk(&self, cell: (u32, Direction)) -> Option<&Bulk> {
         self.bulk.iter().find(|bulk| (bulk.streams, bulk.direction) == cell)
     }
 }
@@ -133,7 +136,7 @@ fn core_seconds_per_gb(run: &BulkRun) -> Option<f64> {
 
 /// Which way is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Better {
+pub(crate) enum Better {
     More,
     Less,
 }
@@ -141,9 +144,20 @@ enum Better {
 impl Report {
     pub(crate) fn new(machine: Machine, plan: &Plan, runs: Vec<(PathName, Runs)>) -> Self {
         let paths: Vec<_> = runs.into_iter().map(|(path, runs)| PathReport::of(path, runs)).collect();
-        let mut report =
-            Self { machine, rounds: plan.rounds, bulk_seconds: plan.bulk_seconds, paths, ratios: Vec::new() };
+        let mut report = Self {
+            machine,
+            rounds: plan.rounds,
+            bulk_seconds: plan.bulk_seconds,
+            paths,
+            ratios: Vec::new(),
+            connectors: Vec::new(),
+        };
         report.ratios = report.find_ratios(plan);
+        if let (Some(adit), Some(cloudflared)) =
+            (report.path(PathName::Adit), report.path(PathName::Cloudflared))
+        {
+            report.connectors = connectors::compare(plan, adit, cloudflared, report.path(PathName::Bare));
+        }
         report
     }
 
@@ -241,6 +255,13 @@ impl Report {
         rows.extend(self.row("flows failed", "", |path| Some(path.flows_failed.to_string())));
         rows.extend(self.row(&format!("KiB per idle flow, {IDLE_FLOWS} open"), "", memory));
         let _ = write!(text, "{}", columns(&rows));
+        if !self.connectors.is_empty() {
+            let _ = write!(
+                text,
+                "\nconnectors on the same edge\n{}",
+                columns(&connectors::rows(&self.connectors))
+            );
+        }
         text
     }
 
@@ -287,7 +308,7 @@ impl Report {
     }
 }
 
-fn bulk_label((streams, direction): (u32, Direction)) -> String {
+pub(crate) fn bulk_label((streams, direction): (u32, Direction)) -> String {
     let direction = match direction {
         Direction::Up => "up",
         Direction::Down => "down",
@@ -299,7 +320,7 @@ fn cost_label(cell: (u32, Direction)) -> String {
     format!("{} core-s/GB", bulk_label(cell))
 }
 
-fn concurrent_label() -> String {
+pub(crate) fn concurrent_label() -> String {
     format!("flows/s, {CONCURRENT_FLOWS} at a time")
 }
 
@@ -373,6 +394,7 @@ mod tests {
             (PathName::Boringtun1, runs(&[0.9, 1.1, 1.0], 120.0)),
             (PathName::Gotatun, runs(&[2.0], 170.0)),
             (PathName::Adit, runs(&[6.0, 8.0, 7.0], 70.0)),
+            (PathName::Cloudflared, runs(&[3.5], 120.0)),
         ];
         (Report::new(Machine::default(), &plan, runs), plan)
     }
@@ -405,6 +427,16 @@ mod tests {
         assert!(row.contains("1.00 (0.90..1.10)") && row.contains("7.00 (6.00..8.00)"), "{row}");
         assert!(row.ends_with("3.50x (gotatun)"), "{row}");
         assert!(!table.contains("flows/s"), "{table}");
+    }
+
+    #[test]
+    fn connectors_stand_side_by_side() {
+        let (report, plan) = report();
+        let table = report.table(&plan);
+        let row = table.lines().rfind(|line| line.starts_with("TCP x1 up Gbit/s")).unwrap();
+        assert_eq!(row.split_whitespace().skip(4).collect::<Vec<_>>(), ["7.00", "3.50", "2.00x", "ahead"]);
+        let row = table.lines().rfind(|line| line.starts_with("added latency p50, us")).unwrap();
+        assert!(row.contains("50.00") && row.contains("100.00") && row.contains("0.50x"), "{row}");
     }
 
     #[test]
