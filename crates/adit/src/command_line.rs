@@ -81,7 +81,7 @@ pub(crate) struct UpFlags {
     /// TCP listener for devices and the API [default: [::]:443]
     #[arg(long, env = "ADIT_HTTPS", value_name = "ADDRESS")]
     pub(crate) https: Option<String>,
-    /// UDP listener for connectors [default: [::]:7844]
+    /// UDP and TCP listener for connectors [default: [::]:7844]
     #[arg(long, env = "ADIT_TUNNEL", value_name = "ADDRESS")]
     pub(crate) tunnel: Option<String>,
     /// Listener for /metrics, /ready and /healthz [default: 127.0.0.1:9090]

@@ -85,6 +85,7 @@ fn try_ports(settings: &Settings) -> anyhow::Result<()> {
     };
     std::net::TcpListener::bind(settings.https).map_err(failed("https", settings.https))?;
     std::net::UdpSocket::bind(settings.tunnel).map_err(failed("tunnel", settings.tunnel))?;
+    std::net::TcpListener::bind(settings.tunnel).map_err(failed("tunnel", settings.tunnel))?;
     Ok(())
 }
 

@@ -17,7 +17,7 @@ pub struct EdgeConfig {
     pub node: String,
     /// TCP address for devices, API clients and browsers.
     pub https: SocketAddr,
-    /// UDP address for connectors.
+    /// UDP and TCP address for connectors.
     pub tunnel: SocketAddr,
     /// The certificate of [`names`](Self::names).
     pub identity: Identity,

@@ -83,6 +83,39 @@ impl Cloudflared {
         Some(Self { child, dir })
     }
 
+    /// A 2022.5.3, when `CLOUDFLARED_OLD` names one. Where no names can be looked up it takes QUIC only with a token
+    /// (tunnel protocol, section 9).
+    fn start_old(bench: &Bench) -> Option<Self> {
+        let Some(program) = std::env::var_os("CLOUDFLARED_OLD") else {
+            eprintln!(
+                "SKIPPED: CLOUDFLARED_OLD names no cloudflared; a peer made from the contract takes its place"
+            );
+            return None;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let (config, ca) = (dir.path().join("config.yaml"), dir.path().join("ca.pem"));
+        std::fs::write(&config, "warp-routing:\n  enabled: true\n").unwrap();
+        std::fs::write(&ca, &bench.authority).unwrap();
+        let base64 = base64::engine::general_purpose::STANDARD;
+        let secret = base64.encode(SECRET);
+        let token = base64.encode(format!(r#"{{"a":"{ACCOUNT}","t":"{}","s":"{secret}"}}"#, tunnel_id()));
+        let edge = bench.edge.tunnel().to_string();
+        let child = Command::new(program)
+            .args(["tunnel", "--no-autoupdate", "--metrics", "127.0.0.1:0", "--edge", &edge, "--edge", &edge])
+            .arg("--cacert")
+            .arg(ca)
+            .arg("--config")
+            .arg(config)
+            .arg("run")
+            .env("TUNNEL_TOKEN", token)
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(dir.path().join("log")).unwrap())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Some(Self { child, dir })
+    }
+
     /// As an operator would, once: a second signal would end it at once.
     fn terminate(&self) {
         let id = self.child.id().unwrap().to_string();
@@ -197,6 +230,18 @@ async fn udp_goes_through_cloudflared_in_datagrams_of_the_second_generation() {
 #[tokio::test]
 async fn udp_goes_through_cloudflared_in_datagrams_of_the_third_generation() {
     udp_flows(&["--features", "support_datagram_v3_2"]).await;
+}
+
+#[tokio::test]
+async fn tcp_and_udp_go_through_a_cloudflared_of_2022() {
+    let mut bench = Bench::start().await;
+    let Some(_connector) = Cloudflared::start_old(&bench) else { return };
+    bench.connections(2).await;
+    let mut dialled = bench.dial(tcp_echo().await).await.unwrap();
+    assert_eq!(echo(&mut dialled, b"over the tunnel").await, "over the tunnel");
+    let mut flow = bench.datagrams(Protocol::Udp, udp_echo("127.0.0.1:0").await).await.unwrap();
+    let payload = Bytes::from_static(b"a question");
+    assert_eq!(exchange(&mut flow.far, &payload).await, Packet::Datagram(payload));
 }
 
 async fn echoes(args: &[&str]) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use adit_model::{Protocol, Refusal};
 use adit_transport::datagram::{Packet, ReceivePacket as _};
 use adit_transport::{ReadChunk as _, WriteChunk as _};
+use adit_wire::device::DATAGRAMS_FEATURE;
 use adit_wire::rpc::ServiceAnswer;
 use bytes::Bytes;
 use uuid::Uuid;
@@ -184,6 +185,27 @@ async fn a_connector_of_2022_carries_tcp_and_udp() {
     assert_eq!(exchange(&mut flow.far, &large).await, Packet::Refusal("too-large".into()));
     let echo = bench.datagrams(Protocol::Icmp, "127.0.0.1:0".parse().unwrap()).await.unwrap_err();
     assert_eq!(echo.refusal, Refusal::NoConnection, "it knows no ICMP");
+}
+
+#[tokio::test]
+async fn our_own_connector_gets_datagrams_as_streams_over_either_transport() {
+    for over_quic in [true, false] {
+        let mut bench = Bench::start().await;
+        let ours = Identity { features: &[DATAGRAMS_FEATURE], ..Identity::default() };
+        let mut peers = (None, None);
+        if over_quic {
+            peers.0 = Some(quic_peer(&mut bench, &ours).await);
+        } else {
+            peers.1 = Some(http2_peer(&mut bench, &ours).await);
+        }
+        for protocol in [Protocol::Udp, Protocol::Icmp] {
+            let mut flow = bench.datagrams(protocol, "192.0.2.1:53".parse().unwrap()).await.unwrap();
+            for size in [0, 1, 1000, 65_507] {
+                let payload = Bytes::from(vec![7; size]);
+                assert_eq!(exchange(&mut flow.far, &payload).await, Packet::Datagram(payload));
+            }
+        }
+    }
 }
 
 #[tokio::test]

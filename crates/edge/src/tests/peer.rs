@@ -8,7 +8,7 @@ use adit_model::{ConnectorId, Refusal};
 use adit_transport::tls;
 use adit_transport::{Duplex, ReadChunk, WriteChunk, http2, quic};
 use adit_wire::datagram::{SessionId, decode_v1, encode_v1};
-use adit_wire::device::REFUSAL_HEADER;
+use adit_wire::device::{DATAGRAMS_FEATURE, PROTOCOL_HEADER, REFUSAL_HEADER};
 use adit_wire::http2::{
     ConfigurationAnswer, ConfigurationPush, RESPONSE_HEADERS_HEADER, RESPONSE_META_HEADER, RequestKind,
     ResponseMeta, SOURCE_HEADER, UPGRADE_HEADER,
@@ -167,7 +167,11 @@ impl QuicPeer {
         let configurations = Arc::default();
         let sockets = Sockets::default();
         tokio::spawn(serve_quic(quic.clone(), Arc::clone(&sockets), Arc::clone(&configurations)));
-        tokio::spawn(serve_datagrams(quic.clone(), sockets));
+        if identity.features.contains(&DATAGRAMS_FEATURE) {
+            tokio::spawn(echo_frames(quic.clone()));
+        } else {
+            tokio::spawn(serve_datagrams(quic.clone(), sockets));
+        }
         Ok(Self { quic, _calls: calls, configurations, _endpoint: endpoint })
     }
 
@@ -222,6 +226,9 @@ async fn serve_flow(mut send: quinn::SendStream, mut receive: quinn::RecvStream)
             return;
         }
     };
+    if request.metadata(PROTOCOL_HEADER).is_some() {
+        return echo_capsules(send, receive, &bytes[consumed..]).await;
+    }
     let Ok(stream) = TcpStream::connect(&request.dest).await else {
         let _ = send.finish();
         return;
@@ -237,6 +244,25 @@ async fn serve_flow(mut send: quinn::SendStream, mut receive: quinn::RecvStream)
     }
     let _ = send.finish();
     let _ = send.stopped().await;
+}
+
+/// A flow of datagrams with our own connector: what comes on the stream goes back.
+async fn echo_capsules(mut send: quinn::SendStream, mut receive: quinn::RecvStream, ahead: &[u8]) {
+    let mut head = BytesMut::new();
+    ConnectResponse::default().encode(&mut head).unwrap();
+    send.write_chunk(head.freeze()).await.unwrap();
+    send.write_all(ahead).await.unwrap();
+    let _ = tokio::io::copy(&mut receive, &mut send).await;
+    let _ = send.finish();
+}
+
+/// And what comes beside the streams.
+async fn echo_frames(quic: quinn::Connection) {
+    while let Ok(frame) = quic.read_datagram().await {
+        if quic.send_datagram(frame).is_err() {
+            return;
+        }
+    }
 }
 
 async fn serve_call(
@@ -355,6 +381,14 @@ async fn serve_request(request: Request<h2::RecvStream>, mut respond: h2::server
         response.header(RESPONSE_HEADERS_HEADER, "")
     };
     match kind(&request) {
+        RequestKind::Tcp if request.headers().contains_key(PROTOCOL_HEADER) => {
+            let accepted = meta(StatusCode::OK, ResponseMeta::Origin).body(()).unwrap();
+            let send = respond.send_response(accepted, false).unwrap();
+            let Duplex { mut reader, mut writer } = http2::duplex(send, request.into_body());
+            while let Ok(Some(chunk)) = reader.read_chunk().await {
+                writer.write_chunk(chunk).await.unwrap();
+            }
+        }
         RequestKind::Tcp => {
             let destination = request.uri().authority().unwrap().to_string();
             let Ok(stream) = TcpStream::connect(destination).await else {

@@ -14,10 +14,10 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Ping, PingPong};
 use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::control::{Control, Registered};
@@ -29,8 +29,6 @@ use crate::limits::{
     FAREWELL, GONE_AFTER, HANDSHAKE_DEADLINE, HTTP2_PING, MAX_TLS_HANDSHAKES, PULSE, REGISTRATION_DEADLINE,
 };
 use crate::pulse::{Heard, Pulse};
-
-type Stream = TlsStream<Heard<TcpStream>>;
 
 /// The bound socket.
 pub(super) struct Listener {
@@ -128,7 +126,7 @@ async fn serve_connection(
 
 /// Moves the connection's bytes; when it is to close, lets the last of them out.
 async fn drive(
-    connection: h2::client::Connection<Stream, Bytes>,
+    connection: h2::client::Connection<impl AsyncRead + AsyncWrite + Unpin, Bytes>,
     closing: CancellationToken,
     ended: CancellationToken,
 ) {
@@ -240,3 +238,47 @@ const HOLD: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What rustls may hold of encrypted bytes before it waits for the socket.
 const TLS_BUFFER_BYTES: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    const PREFACE_BYTES: usize = 24;
+    const HEADER_BYTES: usize = 9;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+
+    /// Type and content of each frame behind the preface.
+    fn frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+        let mut frames = Vec::new();
+        bytes = &bytes[PREFACE_BYTES..];
+        while let Some((header, rest)) = bytes.split_at_checked(HEADER_BYTES) {
+            let length = usize::from(header[1]) << 8 | usize::from(header[2]);
+            let (content, behind) = rest.split_at(length);
+            frames.push((header[3], content.to_vec()));
+            bytes = behind;
+        }
+        frames
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_to_close_says_goaway_and_ends() {
+        let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+        let (mut requests, connection) = http2::client().handshake::<_, Bytes>(ours).await.unwrap();
+        let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
+        tokio::spawn(drive(connection, closing.clone(), ended.clone()));
+        theirs.write_all(&[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]).await.unwrap();
+        let control = requests.send_request(Request::new(()), false).unwrap();
+        let carrier = Carrier::Http2(Http2Carrier::new(requests, closing));
+        assert!(carrier.is_open());
+        carrier.close("test");
+        assert!(!carrier.is_open());
+        drop(control);
+        let mut sent = Vec::new();
+        theirs.read_to_end(&mut sent).await.unwrap();
+        ended.cancelled().await;
+        let (kind, content) = frames(&sent).pop().unwrap();
+        assert_eq!((kind, &content[4..8]), (GOAWAY, &[0; 4][..]), "no error");
+    }
+}
