@@ -67,8 +67,9 @@ pub(crate) struct Flags {
     /// Binary of cloudflared, as a connector of the same edge; without it that path is left out
     #[arg(long, env = "CLOUDFLARED", value_name = "FILE")]
     cloudflared: Option<PathBuf>,
-    /// How the connectors reach the edge: auto, quic or http2
-    #[arg(long, value_name = "PROTOCOL", default_value = "auto")]
+    /// How the connectors reach the edge: quic or http2. A cloudflared that is left to choose takes http2 where it cannot ask
+    /// its maker's name servers
+    #[arg(long, value_name = "PROTOCOL", default_value = "quic")]
     protocol: String,
 }
 

@@ -193,8 +193,15 @@ async fn open_flow(server: SocketAddr) -> Result<tokio::net::TcpStream> {
     tokio::time::timeout(STEP_DEADLINE, one).await.context("no answer in time")?
 }
 
+/// Lets a flow end by a reset when it is dropped. An end alone is held back from connectors that would take it for the end of
+/// both directions, and the flow would stay until the server ends it, which an echo never does.
+fn close(stream: &tokio::net::TcpStream) {
+    // A flow that has failed already is reset in any case.
+    let _ = stream.set_zero_linger();
+}
+
 async fn count_flows(server: SocketAddr, length: Duration, concurrent: usize) -> Result<FlowRate> {
-    drop(open_flow(server).await.with_context(|| format!("no flow to {server}"))?);
+    close(&open_flow(server).await.with_context(|| format!("no flow to {server}"))?);
     let began = Instant::now();
     let times = Rc::new(RefCell::new(Vec::new()));
     let next = Rc::new(Cell::new(0));
@@ -212,7 +219,7 @@ async fn count_flows(server: SocketAddr, length: Duration, concurrent: usize) ->
                         times
                             .borrow_mut()
                             .push(u64::try_from(opened.elapsed().as_nanos()).unwrap_or(u64::MAX));
-                        drop(stream);
+                        close(&stream);
                     }
                     Err(_) => failed += 1,
                 }
@@ -246,5 +253,6 @@ async fn hold(server: SocketAddr, count: usize) -> Result<()> {
     say(&Held { open: held.len() })?;
     // A blocking read is right here: nothing is left to do but to hold the flows.
     std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink())?;
+    held.iter().for_each(close);
     Ok(())
 }
