@@ -38,6 +38,8 @@ pub(crate) struct DatagramFlow {
     pub(crate) phase: DatagramPhase,
     /// In the queue of flows that have something to send.
     pub(crate) queued: bool,
+    /// The one entry in the stack's heap that counts.
+    pub(crate) timer: Instant,
     /// From the device, not taken yet.
     received: Queue,
     /// To the device, not sent yet.
@@ -76,6 +78,7 @@ impl DatagramFlow {
             destination: first.destination,
             phase: DatagramPhase::Requested,
             queued: false,
+            timer: now,
             received: Queue::default(),
             sending: Queue::default(),
             quote: Vec::new(),

@@ -152,7 +152,7 @@ impl Stack {
                 }
                 Some(State::Refused { .. }) => self.say_again(id),
                 Some(State::Open(_)) => self.handle_tcp_timeout(id, now),
-                Some(State::Datagrams(_)) => self.handle_datagram_timeout(id, now),
+                Some(State::Datagrams(_)) => self.handle_datagram_timeout(id, at, now),
             }
         }
     }

@@ -76,12 +76,14 @@ impl Stack {
             return;
         }
         let mut flow = DatagramFlow::new(first, now);
+        flow.timer = now + self.config.request_timeout;
+        let timer = flow.timer;
         let cost = flow.handle(first, self.config.datagram_queue, now);
         self.datagrams_waiting += cost.expect("an empty queue takes a datagram of any length");
         let key = (first.protocol, first.source, first.destination);
         let id = self.table.insert(key, State::Datagrams(Box::new(flow)));
         self.counts.datagram += 1;
-        self.timers.push(Reverse((now + self.config.request_timeout, id)));
+        self.timers.push(Reverse((timer, id)));
         self.events.push_back(Event::FlowRequested {
             flow: id,
             protocol: first.protocol,
@@ -94,8 +96,9 @@ impl Stack {
         let flow = self.datagrams(id).filter(|flow| flow.phase == DatagramPhase::Requested);
         let flow = flow.ok_or(AcceptError::UnknownFlow)?;
         flow.phase = DatagramPhase::Open;
-        let deadline = flow.deadline().max(now);
-        self.timers.push(Reverse((deadline, id)));
+        flow.timer = flow.deadline().max(now);
+        let timer = flow.timer;
+        self.timers.push(Reverse((timer, id)));
         Ok(())
     }
 
@@ -109,16 +112,17 @@ impl Stack {
         }
     }
 
-    pub(super) fn handle_datagram_timeout(&mut self, id: FlowId, now: Instant) {
-        let Some(flow) = self.datagrams(id) else { return };
+    pub(super) fn handle_datagram_timeout(&mut self, id: FlowId, at: Instant, now: Instant) {
+        let Some(flow) = self.datagrams(id).filter(|flow| flow.timer == at) else { return };
         match flow.phase {
             DatagramPhase::Requested => {
                 self.events.push_back(Event::FlowWithdrawn { flow: id });
                 self.refuse_datagrams(id, Refusal::Unreachable);
             }
             DatagramPhase::Open if flow.deadline() > now => {
-                let deadline = flow.deadline();
-                self.timers.push(Reverse((deadline, id)));
+                flow.timer = flow.deadline();
+                let timer = flow.timer;
+                self.timers.push(Reverse((timer, id)));
             }
             DatagramPhase::Open => {
                 flow.end();
