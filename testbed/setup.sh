@@ -15,7 +15,7 @@ die() { echo "setup: $*" >&2; exit 1; }
 # A program that we run, and the Debian package that holds it.
 packages() {
     missing=""
-    for pair in ip:iproute2 ping:iputils-ping cc:gcc make:make; do
+    for pair in ip:iproute2 nft:nftables ping:iputils-ping cc:gcc make:make; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
     done
     # libc's headers, for the C part of aws-lc.

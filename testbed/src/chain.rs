@@ -351,8 +351,13 @@ impl Chain {
 
     /// Starts `adit agent run` and waits until its socket answers.
     pub async fn start_agent(&mut self) -> Result<()> {
+        self.start_agent_with(&[]).await
+    }
+
+    /// The same, with these flags besides.
+    pub async fn start_agent_with(&mut self, flags: &[&str]) -> Result<()> {
         let mut command = self.adit(&self.world.laptop);
-        command.args(["agent", "run", "--state"]).arg(self.agent_state());
+        command.args(["agent", "run", "--state"]).arg(self.agent_state()).args(flags);
         let mut agent = Process::spawn("agent", self.dir(), command)?;
         let deadline = Instant::now() + START_LIMIT;
         loop {

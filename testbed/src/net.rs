@@ -234,6 +234,32 @@ impl Namespace {
         self.within(|| fs::write(&path, value)).with_context(|| format!("{}: set {key}={value}", self.role))
     }
 
+    /// Drops the packets that come to this host and match one of these nftables expressions, and none that an earlier call
+    /// named: `udp dport 443`, or `numgen random mod 100 < 5` for one packet in twenty.
+    pub fn drop_incoming(&self, matches: &[&str]) -> Result<()> {
+        let rules = matches.iter().fold(String::new(), |rules, rule| rules + "    " + rule + " drop\n");
+        let table = format!(
+            "table inet testbed\ndelete table inet testbed\ntable inet testbed {{\n  chain incoming {{\n    \
+             type filter hook input priority 0;\n{rules}  }}\n}}\n"
+        );
+        let mut child = self
+            .command("nft")
+            .args(["-f", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("run nft (package nftables)")?;
+        child.stdin.take().context("nft has a standard input")?.write_all(table.as_bytes())?;
+        let output = child.wait_with_output()?;
+        ensure!(
+            output.status.success(),
+            "{}: nft {matches:?}: {}",
+            self.role,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+
     /// A command that runs on this host once spawned.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("ip");

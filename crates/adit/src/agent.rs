@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use adit_agent::control_socket::{self, EnrollCommand, ServiceToken};
-use adit_agent::{AgentConfig, ConnectionState, Status};
+use adit_agent::{AgentConfig, ConnectionState, Status, Transport};
 use anyhow::{Context, bail};
 
 use crate::command_line::{AgentAction, AgentCommand};
@@ -16,9 +16,9 @@ pub(crate) fn run(command: AgentCommand) -> anyhow::Result<()> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let state = command.state;
     match command.action {
-        AgentAction::Run { interface, proxy } => {
+        AgentAction::Run { interface, proxy, transport } => {
             log::start(&command.log)?;
-            let config = AgentConfig { interface, proxy, ..AgentConfig::new(state) };
+            let config = AgentConfig { interface, proxy, transport, ..AgentConfig::new(state) };
             runtime.block_on(async { Ok(adit_agent::run(config, shutdown::on_signal()?).await?) })
         }
         AgentAction::Enroll { url, ca, service_token, force } => {
@@ -70,6 +70,11 @@ fn describe(status: &Status) -> String {
     line("Device:", status.device_id.as_ref());
     line("User:", status.user.as_ref());
     line("Mode:", Some(&mode(status)));
+    let transport = status.transport.map(|transport| match transport {
+        Transport::H2 => "HTTP/2".to_owned(),
+        Transport::Quic => "QUIC".to_owned(),
+    });
+    line("Over:", transport.as_ref());
     line("Error:", status.last_error.as_ref());
     if !status.routes.is_empty() {
         lines.push(format!("Routes: {}", status.routes.join(", ")));

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use adit_agent::TransportSetting;
 use adit_connector::ConfigError;
 use clap::{Args, Parser, Subcommand};
 
@@ -253,6 +254,9 @@ pub(crate) enum AgentAction {
         /// this host that connects to it acts as this device
         #[arg(long, env = "ADIT_AGENT_PROXY", value_name = "ADDRESS:PORT")]
         proxy: Option<adit_agent::ProxyAddress>,
+        /// How to reach the edge: auto (both, the better one first), h2 (TCP) or quic (UDP)
+        #[arg(long, env = "ADIT_AGENT_TRANSPORT", value_name = "TRANSPORT", default_value = "auto")]
+        transport: TransportSetting,
     },
     /// Makes the device's key and registers it with an edge
     Enroll {

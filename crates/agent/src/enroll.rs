@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use crate::control_socket::EnrollCommand;
-use crate::http2::{ConnectError, Dialer};
+use crate::dialer::{ConnectError, Dialer};
 use crate::state::{Registration, StateDirectory, StateError};
 
 /// How long the edge may take for the answer.

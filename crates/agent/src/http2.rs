@@ -5,7 +5,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,26 +14,25 @@ use std::time::Duration;
 use adit_model::{Protocol, Refusal};
 use adit_transport::datagram::DatagramFlow;
 use adit_transport::http2::{self, Http2Reader, Http2Writer};
+use adit_transport::tcp_path::tcp_path;
 use adit_transport::{Duplex, ReadChunk, StreamError, WriteChunk};
 use adit_wire::device;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{Method, Request, StatusCode};
-use rustls::ClientConfig;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::carrier::{Carrier, OpenError};
-use crate::edge_address::EdgeAddress;
+use crate::dialer::{ConnectError, DIAL_DEADLINE, Dialer, HANDSHAKE_DEADLINE};
+use crate::events::Events;
+use crate::path::{Measured, Reading};
 use crate::status::Transport;
 
-/// How long one address of the edge may take to answer.
-const DIAL_DEADLINE: Duration = Duration::from_secs(3);
-/// How long TLS, HTTP/2 and the first answer may take, each.
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// How often each connection is asked whether it lives, and how long it may take to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_DEADLINE: Duration = Duration::from_secs(10);
@@ -48,65 +48,7 @@ const LOAD_WINDOW: Duration = Duration::from_millis(250);
 /// many system calls.
 const TLS_BUFFER_BYTES: usize = 256 << 10;
 
-/// The edge cannot be reached or does not want this device.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ConnectError {
-    #[error("cannot find the address of {edge}")]
-    Resolve {
-        edge: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot connect to {address}")]
-    Dial {
-        address: SocketAddr,
-        #[source]
-        source: io::Error,
-    },
-    #[error("{edge} has no address")]
-    NoAddress { edge: String },
-    #[error("no TLS connection to {edge}: is this an adit edge, and does the CA file belong to it?")]
-    Tls {
-        edge: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("the edge does not answer in time")]
-    Slow,
-    #[error("the edge does not speak HTTP/2")]
-    Http2(#[source] h2::Error),
-    #[error("the edge does not accept this device's key: its registration is revoked or unknown")]
-    Unauthorized,
-    #[error("the edge answered with status {0}")]
-    Status(StatusCode),
-}
-
-/// How to reach an edge.
-#[derive(Debug, Clone)]
-pub(crate) struct Dialer {
-    pub(crate) edge: EdgeAddress,
-    pub(crate) tls: Arc<ClientConfig>,
-}
-
 impl Dialer {
-    /// The edge's addresses.
-    pub(crate) async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
-        if let Some(address) = self.edge.address() {
-            return Ok(vec![SocketAddr::new(address, self.edge.port())]);
-        }
-        let host = self.edge.server_name().to_str();
-        let found = timeout(DIAL_DEADLINE, tokio::net::lookup_host((host.as_ref(), self.edge.port()))).await;
-        let edge = self.edge.to_string();
-        match found {
-            Ok(Ok(addresses)) => {
-                let addresses: Vec<_> = addresses.collect();
-                if addresses.is_empty() { Err(ConnectError::NoAddress { edge }) } else { Ok(addresses) }
-            }
-            Ok(Err(source)) => Err(ConnectError::Resolve { edge, source }),
-            Err(_) => Err(ConnectError::Resolve { edge, source: io::ErrorKind::TimedOut.into() }),
-        }
-    }
-
     /// One connection, to the first of `addresses` that answers.
     pub(crate) async fn connect(&self, addresses: &[SocketAddr]) -> Result<Connection, ConnectError> {
         let mut failure = ConnectError::NoAddress { edge: self.edge.to_string() };
@@ -128,31 +70,34 @@ impl Dialer {
     }
 
     async fn handshake(&self, tcp: TcpStream) -> Result<Connection, ConnectError> {
+        // Asked what it knows of the path, while the connection lives.
+        let socket = tcp.as_fd().try_clone_to_owned().ok();
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         let tls = connector.connect(self.edge.server_name().clone(), tcp).await;
         let mut tls = tls.map_err(|source| ConnectError::Tls { edge: self.edge.to_string(), source })?;
         tls.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
         let (requests, connection) = http2::client().handshake(tls).await.map_err(ConnectError::Http2)?;
-        let load = Rc::new(Load::default());
+        let load = Rc::new(Load { socket: RefCell::new(socket), ..Load::default() });
         let alive = Rc::clone(&load);
         let task = tokio::task::spawn_local(async move {
-            drive(connection).await;
+            drive(connection, &alive.asked).await;
             alive.lost.set(true);
+            alive.socket.take();
         });
         Ok(Connection {
             requests,
             authority: self.edge.authority(),
             load,
-            _task: Rc::new(AbortOnDropHandle::new(task)),
+            task: Rc::new(AbortOnDropHandle::new(task)),
         })
     }
 
     /// A carrier and the edge's events on it.
-    pub(crate) async fn carrier(
+    pub(crate) async fn http2_carrier(
         self,
         addresses: Vec<SocketAddr>,
         instance: Uuid,
-    ) -> Result<(Rc<Http2Carrier>, Events), ConnectError> {
+    ) -> Result<(Rc<Http2Carrier>, Events<EventReader>), ConnectError> {
         let connection = self.connect(&addresses).await?;
         let events = timeout(HANDSHAKE_DEADLINE, connection.events(instance));
         let events = events.await.unwrap_or(Err(ConnectError::Slow))?;
@@ -167,11 +112,15 @@ impl Dialer {
 }
 
 /// Runs a connection until it ends or does not answer any more.
-async fn drive(mut connection: h2::client::Connection<tokio_rustls::client::TlsStream<TcpStream>, Bytes>) {
+async fn drive(
+    mut connection: h2::client::Connection<tokio_rustls::client::TlsStream<TcpStream>, Bytes>,
+    asked: &Notify,
+) {
     let Some(mut pings) = connection.ping_pong() else { unreachable!("the handle is taken once, here") };
     let silent = async {
         loop {
-            tokio::time::sleep(PING_INTERVAL).await;
+            // Now, if somebody asks.
+            let _ = timeout(PING_INTERVAL, asked.notified()).await;
             match timeout(PING_DEADLINE, pings.ping(h2::Ping::opaque())).await {
                 Ok(Ok(_)) => {}
                 // Its end is the connection's own to report.
@@ -196,13 +145,19 @@ pub(crate) struct Connection {
     requests: SendRequest<Bytes>,
     authority: String,
     load: Rc<Load>,
-    _task: Rc<AbortOnDropHandle<()>>,
+    task: Rc<AbortOnDropHandle<()>>,
 }
 
 /// What goes on in a connection.
 #[derive(Debug, Default)]
 struct Load {
     lost: Cell<bool>,
+    /// Somebody wants a sign of life.
+    asked: Notify,
+    /// Bytes that the edge has acknowledged when that was looked at last, and when they had become more.
+    heard: Cell<Option<(u64, Instant)>>,
+    /// The connection's own, for as long as it is not lost.
+    socket: RefCell<Option<OwnedFd>>,
     flows: Cell<usize>,
     /// Bytes moved so far, both ways.
     moved: Cell<u64>,
@@ -257,16 +212,14 @@ impl Connection {
         Ok((head.status, http2::duplex(stream, body).reader))
     }
 
-    async fn events(&self, instance: Uuid) -> Result<Events, ConnectError> {
+    async fn events(&self, instance: Uuid) -> Result<Events<EventReader>, ConnectError> {
         let request = self
             .request(Method::GET, device::EVENTS_PATH)
             .header(device::INSTANCE_HEADER, instance.to_string())
             .body(())
             .expect("the edge's address and a UUID fit into a request");
         match self.send(request, Bytes::new()).await.map_err(ConnectError::Http2)? {
-            (StatusCode::OK, reader) => {
-                Ok(Events { reader, buffer: BytesMut::new(), _connection: self.clone() })
-            }
+            (StatusCode::OK, reader) => Ok(Events::new(EventReader { reader, _connection: self.clone() })),
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Err(ConnectError::Unauthorized),
             (status, _) => Err(ConnectError::Status(status)),
         }
@@ -319,11 +272,6 @@ pub(crate) struct Http2Carrier {
 }
 
 impl Http2Carrier {
-    /// The edge's addresses that this carrier uses or may use.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.addresses.iter().map(SocketAddr::ip)
-    }
-
     fn choose(&self) -> Option<Connection> {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| !connection.load.lost.get());
@@ -369,6 +317,52 @@ impl Http2Carrier {
             }
         }
         Err(OpenError::Lost)
+    }
+}
+
+impl Measured for Http2Carrier {
+    fn reading(&self) -> Reading {
+        let connections = self.connections.borrow();
+        let mut reading = Reading { silent_for: Duration::MAX, ..Reading::default() };
+        for load in connections.iter().map(|connection| &connection.load) {
+            reading.moved += load.moved.get();
+            let path = load.socket.borrow().as_ref().and_then(|socket| tcp_path(socket.as_fd()).ok());
+            // Without an answer of the kernel the carrier's own pings have to do.
+            let Some(path) = path.filter(|path| path.acknowledged > 0) else {
+                reading.silent_for = Duration::ZERO;
+                continue;
+            };
+            let now = Instant::now();
+            let heard = match load.heard.get() {
+                Some((acknowledged, then)) if acknowledged == path.acknowledged => then,
+                Some(_) | None => now,
+            };
+            load.heard.set(Some((path.acknowledged, heard)));
+            reading.silent_for = reading.silent_for.min(now - heard);
+            reading.sent += path.sent;
+            reading.lost += path.resent;
+            if reading.round_trip.is_zero() || path.round_trip < reading.round_trip {
+                reading.round_trip = path.round_trip;
+            }
+        }
+        reading
+    }
+
+    fn ask(&self) {
+        for connection in self.connections.borrow().iter() {
+            connection.load.asked.notify_one();
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.connections.borrow().iter().all(|connection| connection.load.lost.get())
+    }
+
+    fn cut(&self) {
+        for connection in self.connections.borrow().iter() {
+            connection.load.lost.set(true);
+            connection.task.abort();
+        }
     }
 }
 
@@ -452,50 +446,19 @@ impl WriteChunk for FlowWriter {
     }
 }
 
-/// The edge's events.
+/// The reader of the event stream, which holds its connection open.
 #[derive(Debug)]
-pub(crate) struct Events {
+pub(crate) struct EventReader {
     reader: Http2Reader,
-    buffer: BytesMut,
-    /// Holds the connection open.
     _connection: Connection,
 }
 
-/// The event stream is of no more use.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum EventsError {
-    #[error("the edge closed the connection")]
-    Closed,
-    #[error("the connection to the edge is lost")]
-    Lost(#[source] StreamError),
-    #[error("the edge was silent for too long")]
-    Silent,
-    #[error("the edge sent what this version cannot read")]
-    Malformed(#[source] device::EventError),
-}
+impl ReadChunk for EventReader {
+    async fn read_chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
+        self.reader.read_chunk().await
+    }
 
-impl Events {
-    /// The next event of a kind that this version knows.
-    ///
-    /// May be cancelled: no event is lost.
-    pub(crate) async fn next(&mut self) -> Result<device::Event, EventsError> {
-        loop {
-            while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line = self.buffer.split_to(end + 1);
-                if let Some(event) = device::Event::from_line(&line[..end]).map_err(EventsError::Malformed)? {
-                    return Ok(event);
-                }
-            }
-            if self.buffer.len() > device::MAX_EVENT_BYTES {
-                return Err(EventsError::Malformed(device::EventError::TooLong));
-            }
-            let silence = Duration::from_secs(device::SILENCE_SECONDS);
-            match timeout(silence, self.reader.read_chunk()).await {
-                Err(_) => return Err(EventsError::Silent),
-                Ok(Err(error)) => return Err(EventsError::Lost(error)),
-                Ok(Ok(None)) => return Err(EventsError::Closed),
-                Ok(Ok(Some(chunk))) => self.buffer.extend_from_slice(&chunk),
-            }
-        }
+    fn stop(&mut self) {
+        self.reader.stop();
     }
 }

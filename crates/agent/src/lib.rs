@@ -18,13 +18,19 @@
 
 mod capture;
 mod carrier;
+mod choice;
 pub mod control_socket;
+mod dialer;
 mod edge_address;
 mod enroll;
+mod events;
 mod exclude;
 mod http2;
 mod memory;
+mod network;
+mod path;
 mod proxy;
+mod quic;
 mod routes;
 mod service;
 mod session;
@@ -33,6 +39,7 @@ mod state;
 mod status;
 mod tun;
 
+pub use choice::{TransportSetting, UnknownTransport};
 pub use control_socket::fuzz_request;
 pub use edge_address::{EdgeAddress, EdgeAddressError};
 pub use memory::tune_allocator;

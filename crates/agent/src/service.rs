@@ -1,5 +1,6 @@
 //! The agent as a service: one thread that obeys the control socket and keeps the session that was asked for.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -9,10 +10,12 @@ use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::choice::{Choice, TransportSetting};
 use crate::control_socket::{ControlSocket, EnrollCommand, Order, Request, SocketError};
+use crate::dialer::Dialer;
 use crate::enroll::{EnrollError, client_config, enroll};
-use crate::http2::{Dialer, Http2Carrier};
 use crate::memory;
+use crate::network::Networks;
 use crate::proxy::{Proxy, ProxyAddress, ProxyError};
 use crate::session::{ENROLMENT_SPREADS, Session, SessionEnd, chain};
 use crate::slot::CarrierSlot;
@@ -34,6 +37,8 @@ pub struct AgentConfig {
     pub mtu: u32,
     /// Where programs come that know proxies. Then there is no interface, and no need of a right to make one.
     pub proxy: Option<ProxyAddress>,
+    /// Which carriers may be used, by default both.
+    pub transport: TransportSetting,
 }
 
 impl AgentConfig {
@@ -45,7 +50,9 @@ impl AgentConfig {
 
     /// The defaults, with this state directory.
     pub fn new(state: PathBuf) -> Self {
-        Self { state, interface: Self::DEFAULT_INTERFACE.to_owned(), mtu: Self::DEFAULT_MTU, proxy: None }
+        let interface = Self::DEFAULT_INTERFACE.to_owned();
+        let transport = TransportSetting::default();
+        Self { state, interface, mtu: Self::DEFAULT_MTU, proxy: None, transport }
     }
 }
 
@@ -107,15 +114,15 @@ fn serve_on_this_thread(config: AgentConfig, stop: CancellationToken) -> Result<
 
 struct Service {
     config: AgentConfig,
-    state: StateDirectory,
+    state: Rc<StateDirectory>,
     status: watch::Sender<Status>,
-    carrier: CarrierSlot<Rc<Http2Carrier>>,
+    carrier: CarrierSlot<Rc<Choice>>,
     session: Option<(CancellationToken, JoinHandle<SessionEnd>)>,
 }
 
 impl Service {
     async fn start_and_run(config: AgentConfig, stop: CancellationToken) -> Result<(), RunError> {
-        let state = StateDirectory::open(&config.state)?;
+        let state = Rc::new(StateDirectory::open(&config.state)?);
         // What would fail at the first connection fails now, where somebody looks.
         let proxy = if let Some(address) = config.proxy {
             Some(Proxy::bind(address).await?)
@@ -236,6 +243,8 @@ impl Service {
             carrier: self.carrier.clone(),
             interface: self.config.proxy.is_none().then(|| self.config.interface.clone()),
             mtu: self.config.mtu,
+            transport: self.config.transport,
+            networks: RefCell::new(Networks::load(Rc::clone(&self.state))),
             status: self.status.clone(),
             stop: stop.clone(),
             new_until,

@@ -1,8 +1,12 @@
 //! Being connected: dials the edge again and again, follows its events, and keeps interface and routes as they say.
 //!
-//! Interface and routes are made at the edge's first word and stay through reconnections, so that applications wait
+//! Each carrier is a leg that connects by itself, over and over ([`legs`]); what they report is acted upon here, in one
+//! place. Interface and routes are made at the edge's first word and stay through reconnections, so that applications wait
 //! instead of failing over to some other path; they go when the session ends.
 
+mod legs;
+
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -10,18 +14,20 @@ use std::time::Duration;
 
 use adit_model::Cidr;
 use adit_wire::device::{DeviceState, Event};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::capture::Capture;
-use crate::carrier::Carrier as _;
-use crate::http2::{ConnectError, Dialer, Events, EventsError, Http2Carrier};
+use crate::choice::{Choice, TransportSetting};
+use crate::dialer::{ConnectError, Dialer};
+use crate::network::Networks;
 use crate::routes::{Routes, RoutesError};
 use crate::slot::CarrierSlot;
 use crate::status::{ConnectionState, Status};
 use crate::tun::{Tun, TunError};
+use legs::{MAX_REPORTS, Report};
 
 /// First and longest time between two attempts to connect.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -55,10 +61,12 @@ enum CaptureError {
 pub(crate) struct Session {
     pub(crate) dialer: Dialer,
     /// Where flows find the carrier.
-    pub(crate) carrier: CarrierSlot<Rc<Http2Carrier>>,
+    pub(crate) carrier: CarrierSlot<Rc<Choice>>,
     /// The name of the interface that captures the networks; none if programs come to a proxy.
     pub(crate) interface: Option<String>,
     pub(crate) mtu: u32,
+    pub(crate) transport: TransportSetting,
+    pub(crate) networks: RefCell<Networks>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) stop: CancellationToken,
     /// Until then an edge may not know the device yet.
@@ -82,111 +90,148 @@ impl Session {
 
     async fn connect_for_ever(&self, captured: &mut Captured) -> SessionEnd {
         let instance = Uuid::new_v4();
-        let mut known = Vec::new();
         let mut retry = FIRST_RETRY;
         loop {
-            self.status.send_modify(|status| status.state = ConnectionState::Connecting);
-            match self.connect(&mut known, captured, instance).await {
-                Ok((carrier, events)) => match self.follow(&carrier, events, captured).await {
-                    Followed::End(end) => return end,
-                    Followed::Again { reason, was_connected } => {
-                        captured.carrier.send_replace(None);
-                        self.fail(&reason);
-                        if was_connected {
-                            retry = FIRST_RETRY;
-                        }
-                    }
-                },
-                Err(ConnectError::Unauthorized)
-                    if self.new_until.is_none_or(|until| Instant::now() >= until) =>
-                {
-                    self.fail(&ConnectError::Unauthorized);
-                    return SessionEnd::Revoked;
-                }
-                Err(error) => self.fail(&error),
+            self.status.send_modify(Status::set_connecting);
+            let (reason, was_connected) = match self.attend(captured, instance).await {
+                Followed::End(end) => return end,
+                Followed::Again { reason, was_connected } => (reason, was_connected),
+            };
+            captured.carrier.send_replace(None);
+            self.fail(&reason);
+            if was_connected {
+                retry = FIRST_RETRY;
             }
-            self.status.send_modify(|status| {
-                status.state = ConnectionState::Connecting;
-                status.transport = None;
-            });
+            self.status.send_modify(Status::set_connecting);
             tokio::time::sleep(retry).await;
             retry = (retry * 2).min(LAST_RETRY);
         }
     }
 
-    async fn connect(
-        &self,
-        known: &mut Vec<SocketAddr>,
-        captured: &mut Captured,
-        instance: Uuid,
-    ) -> Result<(Rc<Http2Carrier>, Events), ConnectError> {
-        match self.dialer.resolve().await {
-            Ok(addresses) => *known = addresses,
-            // The resolver itself may be behind the edge.
-            Err(error) if known.is_empty() => return Err(error),
-            Err(error) => tracing::debug!(%error, "using the edge's last known addresses"),
-        }
-        captured.exclude(known.iter().map(SocketAddr::ip), &self.status).await;
-        self.dialer.clone().carrier(known.clone(), instance).await
-    }
-
-    /// Acts on events until the connection is of no more use.
-    async fn follow(
-        &self,
-        carrier: &Rc<Http2Carrier>,
-        mut events: Events,
-        captured: &mut Captured,
-    ) -> Followed {
-        let mut was_connected = false;
+    /// Lets both legs connect and acts on what they report, until the interface fails or the session ends.
+    async fn attend(&self, captured: &mut Captured, instance: Uuid) -> Followed {
+        let choice = Rc::new(Choice::new(None));
+        let (reports, mut reported) = mpsc::channel(MAX_REPORTS);
+        let mut changes = choice.changes();
+        let mut attended = Attended { choice: Rc::clone(&choice), network: None, was_connected: false };
+        let legs = std::pin::pin!(self.legs(&choice, &reports, instance));
+        let looking = std::pin::pin!(choice.run());
+        let (mut legs, mut looking) = (legs, looking);
         loop {
-            let event = tokio::select! {
-                event = events.next() => event,
-                error = captured.ended() => return Followed::again(error, was_connected),
+            let report = tokio::select! {
+                Some(report) = reported.recv() => report,
+                error = captured.ended() => return attended.again(error),
+                Ok(()) = changes.changed() => {
+                    self.carriers_changed(&attended);
+                    continue;
+                }
+                never = &mut legs => match never {},
+                never = &mut looking => match never {},
             };
-            match event {
-                Ok(Event::State(state)) => {
-                    captured.exclude(carrier.addresses(), &self.status).await;
-                    if let Err(error) = captured.start(self, &state).await {
-                        return Followed::again(chain(&error), was_connected);
-                    }
-                    captured.carrier.send_replace(Some(Rc::clone(carrier)));
-                    was_connected = true;
-                    self.connected(carrier, &state);
-                }
-                Ok(Event::Networks { networks }) => captured.set_networks(networks, &self.status).await,
-                Ok(Event::Revoked) => {
-                    self.fail(&"the edge has revoked this device's registration");
-                    return Followed::End(SessionEnd::Revoked);
-                }
-                Ok(Event::Superseded) => {
-                    self.fail(&"another process uses this device's key");
-                    return Followed::End(SessionEnd::Superseded);
-                }
-                // Open flows hold the old connection until they end; new ones wait for the next.
-                Ok(Event::Draining) => return Followed::again("the edge is stopping", was_connected),
-                Ok(Event::Ping) => {}
-                Err(
-                    error @ (EventsError::Closed
-                    | EventsError::Lost(_)
-                    | EventsError::Silent
-                    | EventsError::Malformed(_)),
-                ) => {
-                    return Followed::again(chain(&error), was_connected);
-                }
+            if let Some(end) = self.act(report, &mut attended, captured).await {
+                return end;
             }
         }
     }
 
-    fn connected(&self, carrier: &Rc<Http2Carrier>, state: &DeviceState) {
+    /// Acts on one report. Something, if the legs are of no more use.
+    async fn act(
+        &self,
+        report: Report,
+        attended: &mut Attended,
+        captured: &mut Captured,
+    ) -> Option<Followed> {
+        match report {
+            Report::Resolved { addresses, ready } => {
+                captured.exclude(addresses.iter().map(SocketAddr::ip), &self.status).await;
+                self.network_is(addresses.first(), attended);
+                // A leg that has given up meanwhile resolves again.
+                let _ = ready.send(());
+            }
+            Report::Connected { way, given_up, state } => {
+                if let Err(error) = captured.start(self, &state).await {
+                    return Some(attended.again(chain(&error)));
+                }
+                attended.was_connected = true;
+                attended.choice.add(way, given_up);
+                captured.carrier.send_replace(Some(Rc::clone(&attended.choice)));
+                self.connected(&attended.choice, &state);
+            }
+            Report::Event(Event::State(state)) => {
+                if let Err(error) = captured.start(self, &state).await {
+                    return Some(attended.again(chain(&error)));
+                }
+            }
+            Report::Event(Event::Networks { networks }) => {
+                captured.set_networks(networks, &self.status).await;
+            }
+            Report::Event(Event::Revoked) => {
+                self.fail(&"the edge has revoked this device's registration");
+                return Some(Followed::End(SessionEnd::Revoked));
+            }
+            Report::Event(Event::Superseded) => {
+                self.fail(&"another process uses this device's key");
+                return Some(Followed::End(SessionEnd::Superseded));
+            }
+            Report::Event(Event::Draining | Event::Ping) => {}
+            Report::Unauthorized => {
+                self.fail(&ConnectError::Unauthorized);
+                return Some(Followed::End(SessionEnd::Revoked));
+            }
+            Report::Gone { transport, reason } => {
+                attended.choice.remove(transport);
+                self.gone(&attended.choice, &reason, captured);
+            }
+        }
+        None
+    }
+
+    /// Without any carrier, flows wait for the next one.
+    fn gone(&self, choice: &Choice, reason: &str, captured: &Captured) {
+        if choice.is_empty() {
+            captured.carrier.send_replace(None);
+            self.fail(&reason);
+            self.status.send_modify(Status::set_connecting);
+        }
+    }
+
+    fn connected(&self, choice: &Choice, state: &DeviceState) {
         tracing::info!(edge = %self.dialer.edge, networks = state.networks.len(), "connected");
         self.status.send_modify(|status| {
             status.state = ConnectionState::Connected;
             status.device_id = Some(state.device_id.to_string());
             status.user = Some(state.user.clone());
-            status.transport = Some(carrier.transport());
+            status.transport = choice.current();
             status.interface.clone_from(&self.interface);
             status.last_error = None;
         });
+    }
+
+    /// Another carrier is used, or one has fallen silent or come back.
+    fn carriers_changed(&self, attended: &Attended) {
+        let current = attended.choice.current();
+        self.status.send_if_modified(|status| {
+            let new = status.state == ConnectionState::Connected && status.transport != current;
+            if new {
+                tracing::info!(edge = %self.dialer.edge, carrier = ?current, "flows go by another carrier");
+                status.transport = current;
+            }
+            new
+        });
+        if let (Some(network), Some(verdict)) = (&attended.network, attended.choice.verdict()) {
+            self.networks.borrow_mut().remember(network, verdict);
+        }
+    }
+
+    /// Notes in which network the device is, and begins anew with what is remembered of it when that is another one.
+    fn network_is(&self, edge: Option<&SocketAddr>, attended: &mut Attended) {
+        let network = edge.and_then(|edge| crate::network::current(*edge));
+        if network.is_some() && network != attended.network {
+            let remembered = network.as_deref().and_then(|network| self.networks.borrow().transport(network));
+            tracing::debug!(network, ?remembered, "network");
+            attended.choice.start_anew(remembered);
+            attended.network = network;
+        }
     }
 
     fn fail(&self, reason: &dyn std::fmt::Display) {
@@ -208,15 +253,22 @@ enum Followed {
     Again { reason: String, was_connected: bool },
 }
 
-impl Followed {
-    fn again(reason: impl Into<String>, was_connected: bool) -> Self {
-        Self::Again { reason: reason.into(), was_connected }
+/// What is known while the legs run.
+struct Attended {
+    choice: Rc<Choice>,
+    network: Option<String>,
+    was_connected: bool,
+}
+
+impl Attended {
+    fn again(&self, reason: String) -> Followed {
+        Followed::Again { reason, was_connected: self.was_connected }
     }
 }
 
 /// Interface, routes and flows; empty before the edge's first word.
 struct Captured {
-    carrier: CarrierSlot<Rc<Http2Carrier>>,
+    carrier: CarrierSlot<Rc<Choice>>,
     open: Option<Open>,
     networks: Vec<Cidr>,
     /// Every address of the edge since the session began: an open flow may still use an older one.
@@ -243,7 +295,7 @@ struct Closing {
 }
 
 impl Captured {
-    fn new(carrier: CarrierSlot<Rc<Http2Carrier>>) -> Self {
+    fn new(carrier: CarrierSlot<Rc<Choice>>) -> Self {
         Self { carrier, open: None, networks: Vec::new(), excluded: BTreeSet::new() }
     }
 

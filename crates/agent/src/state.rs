@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `registration.json` (0600) | the edge, what it is trusted by, who the device is, the key's file name |
 //! | `device-ID.key` (0600) | the key in PKCS #8, PEM |
+//! | `networks.json` (0600) | which carrier was the better one in the networks seen last |
 //! | `disconnected` | exists if the device was turned off |
 //! | `agent.lock` | locked by the running agent |
 //! | `agent.sock` (0600) | [`crate::control_socket`] |
@@ -27,6 +28,7 @@ use crate::edge_address::EdgeAddress;
 /// Largest file that is read, in bytes: a registration holds a few certificates.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 const REGISTRATION: &str = "registration.json";
+const NETWORKS: &str = "networks.json";
 const DISCONNECTED: &str = "disconnected";
 const LOCK: &str = "agent.lock";
 const SOCKET: &str = "agent.sock";
@@ -166,6 +168,16 @@ impl StateDirectory {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path)(error)),
             Err(_) | Ok(()) => Ok(()),
         }
+    }
+
+    /// What is remembered of networks, if anything.
+    pub(crate) fn networks(&self) -> Result<Option<Vec<u8>>, StateError> {
+        read(&self.path.join(NETWORKS))
+    }
+
+    /// Remembers this of networks.
+    pub(crate) fn set_networks(&self, text: &[u8]) -> Result<(), StateError> {
+        write(&self.path.join(NETWORKS), text)
     }
 
     fn remove_keys_but(&self, current: &str) {

@@ -25,6 +25,8 @@ pub enum ConnectionState {
 pub enum Transport {
     /// HTTP/2 over TLS on TCP.
     H2,
+    /// QUIC on UDP.
+    Quic,
 }
 
 /// The answer of `adit agent status`.
@@ -51,6 +53,12 @@ pub struct Status {
 }
 
 impl Status {
+    /// No carrier, but one is looked for.
+    pub(crate) fn set_connecting(&mut self) {
+        self.state = ConnectionState::Connecting;
+        self.transport = None;
+    }
+
     /// A status without anything of a connection.
     pub(crate) fn clear_connection(&mut self) {
         self.transport = None;

@@ -81,6 +81,13 @@ pub struct CapsuleReader<R> {
     buffer: BytesMut,
 }
 
+impl<R> CapsuleReader<R> {
+    /// The same capsules of a stream that is held in something else.
+    pub(crate) fn map<R2>(self, reader: impl FnOnce(R) -> R2) -> CapsuleReader<R2> {
+        CapsuleReader { reader: reader(self.reader), buffer: self.buffer }
+    }
+}
+
 impl<R: ReadChunk> CapsuleReader<R> {
     /// The capsules of this stream.
     pub fn new(reader: R) -> Self {

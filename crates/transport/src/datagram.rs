@@ -229,6 +229,19 @@ impl<R: ReadChunk, W: WriteChunk> DatagramFlow<R, W> {
         self.receiver.stop();
     }
 
+    /// The same flow on a stream whose halves are held in something else.
+    pub fn map<R2, W2>(
+        self,
+        reader: impl FnOnce(R) -> R2,
+        writer: impl FnOnce(W) -> W2,
+    ) -> DatagramFlow<R2, W2> {
+        let (receiver, sender) = (self.receiver, self.sender);
+        DatagramFlow {
+            receiver: PacketReceiver { capsules: receiver.capsules.map(reader), frames: receiver.frames },
+            sender: PacketSender { writer: writer(sender.writer), frames: sender.frames },
+        }
+    }
+
     /// The two halves, for a task each.
     pub fn split(self) -> (PacketReceiver<R>, PacketSender<W>) {
         (self.receiver, self.sender)

@@ -19,6 +19,7 @@ pub mod quic;
 pub mod splice;
 pub mod stream;
 pub mod tcp;
+pub mod tcp_path;
 pub mod tls;
 
 pub use stream::{Duplex, ReadChunk, StreamError, WriteChunk};

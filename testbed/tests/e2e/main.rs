@@ -7,6 +7,7 @@
 #![expect(clippy::print_stderr, reason = "a test names the kubectl and the API server that it ran")]
 
 mod apiserver;
+mod carriers;
 mod cloudflared;
 mod flows;
 mod hostnames;
