@@ -157,7 +157,7 @@ pub(crate) struct TunnelFlags {
     /// Retries after which the pause between them grows no more [default: 5]
     #[arg(long, env = "TUNNEL_RETRIES", global = true, value_name = "N")]
     pub(crate) retries: Option<u32>,
-    /// Transport to the edge: auto, quic, http2 or both [default: auto]
+    /// Transport to the edge: auto (QUIC, HTTP/2 where UDP is blocked), quic, http2 or both [default: auto]
     #[arg(long, short = 'p', env = "TUNNEL_TRANSPORT_PROTOCOL", global = true, value_name = "PROTOCOL")]
     pub(crate) protocol: Option<String>,
     /// Connections to keep, 1 to 4 [default: 4]

@@ -32,6 +32,7 @@ const LIMITS: Limits = Limits {
     idle_timeout: Duration::from_secs(15),
     keep_alive: Some(Duration::from_secs(5)),
     incoming_streams: 0,
+    ..Limits::CONNECTOR
 };
 /// Largest answer to a request, in bytes: a few names.
 const MAX_RESPONSE_BYTES: usize = 64 << 10;

@@ -143,6 +143,9 @@ pub struct ConnectorConfig {
     pub transports: Transports,
     /// Connections to edges use post-quantum key exchange or are not made.
     pub post_quantum: bool,
+    /// Features that are announced beside those that a connector always has: `support_datagram_v3_2` chooses the third
+    /// generation of datagrams.
+    pub features: Vec<String>,
     /// Connections to keep, 1 to 4.
     pub ha_connections: u8,
     /// The local metrics listener.
@@ -220,6 +223,7 @@ impl ConnectorConfig {
             bind: bind.map(Setting::address).transpose()?,
             transports,
             post_quantum: said.switch("post-quantum")?.unwrap_or_default(),
+            features: said.texts("features").map(|(features, _)| features.to_vec()).unwrap_or_default(),
             ha_connections,
             metrics: metrics.map_or(Ok(MetricsAddress::Default), Setting::metrics)?,
             grace_period: grace_period.map_or(Ok(DEFAULT_GRACE_PERIOD), Setting::grace_period)?,

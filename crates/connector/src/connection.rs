@@ -23,6 +23,7 @@ use crate::error_chain;
 use crate::process::Process;
 use crate::selection::{Kind, Udp};
 use conversation::Registration;
+pub(crate) use quic::QuicLink;
 
 /// How long a handshake may take (contract, 2.1).
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::config::ConnectorConfig;
 use crate::process::Process;
 use adit_transport::{Duplex, ReadChunk, StreamError, WriteChunk};
 use adit_wire::capnp::EncodeError;
-use adit_wire::device::HALF_CLOSE_FEATURE;
+use adit_wire::device::{DATAGRAMS_FEATURE, HALF_CLOSE_FEATURE};
 use adit_wire::rpc::{
     ClientEvent, ClientInfo, ConnectionDetails, ConnectionError, ConnectionOptions, RegisterRequest,
     RegistrationClient, RpcError, TunnelAuth,
@@ -131,9 +132,7 @@ fn request(process: &Process, index: u8, local: Option<std::net::IpAddr>, attemp
         options: ConnectionOptions {
             client: ClientInfo {
                 client_id: process.connector,
-                // What is true of this connector; those of the contract stand for HTTP, datagrams and pushed
-                // configuration, none of which it has.
-                features: vec![HALF_CLOSE_FEATURE.to_owned()],
+                features: features(config),
                 version: concat!("adit-", env!("CARGO_PKG_VERSION")).to_owned(),
                 arch: arch(),
             },
@@ -143,6 +142,21 @@ fn request(process: &Process, index: u8, local: Option<std::net::IpAddr>, attemp
             num_previous_attempts: u8::try_from(attempts).unwrap_or(u8::MAX),
         },
     }
+}
+
+/// What is true of this connector.
+fn features(config: &ConnectorConfig) -> Vec<String> {
+    let always = [
+        "allow_remote_config",
+        "serialized_headers",
+        "support_datagram_v2",
+        "support_quic_eof",
+        HALF_CLOSE_FEATURE,
+        DATAGRAMS_FEATURE,
+    ];
+    let chosen = config.features.iter().map(String::as_str);
+    let post_quantum = config.post_quantum.then_some("postquantum");
+    always.into_iter().chain(post_quantum).chain(chosen).map(str::to_owned).collect()
 }
 
 /// System and processor by the names that Go has for them.

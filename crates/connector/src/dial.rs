@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use adit_model::Refusal;
+use adit_model::{Protocol, Refusal};
 use tokio::net::TcpStream;
 
 use crate::config::WarpRouting;
@@ -25,9 +25,7 @@ pub(crate) async fn dial(process: &Process, destination: &str) -> Result<TcpStre
         refusal,
         text: format!("unable to dial tcp to origin {address}: {why}"),
     };
-    if let Some(kind) = process.never_dialled(address.ip()) {
-        return Err(failed(Refusal::NeverDialled, &format!("{kind} addresses are never dialled")));
-    }
+    process.check(Protocol::Tcp, address)?;
     let WarpRouting { connect_timeout, tcp_keep_alive, .. } = process.configuration().warp_routing;
     let dialled = tokio::time::timeout(connect_timeout, TcpStream::connect(address)).await;
     let stream = match dialled {
@@ -46,7 +44,7 @@ pub(crate) async fn dial(process: &Process, destination: &str) -> Result<TcpStre
 }
 
 /// An IPv4 address in IPv6 spelling is dialled as IPv4.
-fn parse(destination: &str) -> Result<SocketAddr, NotDialled> {
+pub(crate) fn parse(destination: &str) -> Result<SocketAddr, NotDialled> {
     let wrong = |text: String| NotDialled { refusal: Refusal::ConnectorError, text };
     let (host, port) = destination
         .rsplit_once(':')

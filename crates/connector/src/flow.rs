@@ -4,13 +4,16 @@
 //! stream that can be accepted or refused. What is done with them is the same for both: TCP here, datagrams in
 //! `datagrams`.
 
+pub(crate) mod datagrams;
 pub(crate) mod http2;
 pub(crate) mod quic;
+pub(crate) mod rpc;
 
 use std::future::Future;
 use std::time::Instant;
 
 use adit_model::{Protocol, Refusal};
+use adit_transport::datagram::DatagramFlow;
 use adit_transport::splice::{HalfClose, Passed, SpliceEnd, splice};
 use adit_transport::{Duplex, ReadChunk, WriteChunk, tcp};
 
@@ -36,6 +39,11 @@ pub(crate) trait Opened {
     /// Tells the edge that the flow is there; `None` if it no longer wants it.
     fn accept(self) -> impl Future<Output = Option<Duplex<Self::Reader, Self::Writer>>> + Send;
 
+    /// The same for a flow of datagrams.
+    fn accept_datagrams(
+        self,
+    ) -> impl Future<Output = Option<DatagramFlow<Self::Reader, Self::Writer>>> + Send;
+
     /// Tells the edge why there is no flow, and ends the stream.
     fn refuse(self, why: NotDialled) -> impl Future<Output = ()> + Send;
 
@@ -47,7 +55,7 @@ pub(crate) trait Opened {
 }
 
 /// Counts a flow in, or says that there are too many.
-fn begin<'a>(process: &'a Process, protocol: &str) -> Result<FlowGuard<'a>, NotDialled> {
+pub(crate) fn begin<'a>(process: &'a Process, protocol: &str) -> Result<FlowGuard<'a>, NotDialled> {
     let Some(guard) = process.begin_flow() else {
         process.metrics.request_failed();
         let text = format!("failed to start {protocol} flow due to rate limiting: too many active flows");
@@ -65,10 +73,8 @@ async fn serve<S: Opened>(process: &Process, request: Request, stream: S) {
     };
     match request.protocol {
         Protocol::Tcp => serve_tcp(process, &request, stream).await,
-        Protocol::Udp | Protocol::Icmp => {
-            let text = format!("{} flows are not served", request.protocol.as_str());
-            refuse(process, &request, stream, NotDialled { refusal: Refusal::ConnectorError, text }).await;
-        }
+        Protocol::Udp => datagrams::serve_udp(process, &request, stream).await,
+        Protocol::Icmp => datagrams::serve_echo(process, &request, stream).await,
     }
 }
 

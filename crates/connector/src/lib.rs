@@ -13,6 +13,7 @@ pub mod config;
 mod connection;
 mod control;
 mod dial;
+mod echo;
 mod flow;
 mod http2_request;
 pub mod ingress;
@@ -21,12 +22,15 @@ mod metrics;
 mod process;
 mod quic_request;
 mod selection;
+mod sessions;
+mod udp;
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use adit_model::ConnectorId;
+use adit_transport::quic::Limits;
 use adit_transport::tls::{self, KeyExchange};
 use adit_transport::{http2, quic};
 use tokio::task::JoinSet;
@@ -41,6 +45,11 @@ pub use selection::Transports;
 
 /// The protocol's name in TLS (contract, 1.3).
 const ALPN: &[u8] = b"argotunnel";
+/// What all connections together may have on their way in one direction, in bytes. With as much in the other, and what
+/// flows hold between their sockets, a connector under more load than its origins or its edge take stays below 100 MiB.
+const WINDOWS_BYTES: u32 = 24 << 20;
+/// Largest header list of a request over HTTP/2, in bytes: as large as common servers take.
+const MAX_HEADER_BYTES: u32 = 256 << 10;
 /// After the last flow, how long the edge may still open one that was on its way.
 const SETTLE: Duration = Duration::from_millis(500);
 /// How long the tasks may take to end after all is closed.
@@ -85,11 +94,22 @@ fn dialers(config: &ConnectorConfig) -> Result<Dialers, RunError> {
     let exchange =
         if config.post_quantum { KeyExchange::PostQuantum } else { KeyExchange::PostQuantumOrP256 };
     let tls = |protocols: &[&[u8]]| tls::connector_client_config(config.roots.clone(), exchange, protocols);
+    let window = WINDOWS_BYTES / u32::from(config.ha_connections.max(1));
+    let limits = Limits {
+        stream_window: window.min(Limits::CONNECTOR.stream_window),
+        connection_window: window,
+        ..Limits::CONNECTOR
+    };
+    let mut http2 = http2::server();
+    http2
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(window)
+        .max_header_list_size(MAX_HEADER_BYTES);
     Ok(Dialers {
-        quic: quic::client_config(tls(&[ALPN])?)?,
+        quic: quic::client_config_with(tls(&[ALPN])?, limits)?,
         // No ALPN: what is spoken follows from the server's name (contract, 1.3).
         tls: TlsConnector::from(Arc::new(tls(&[])?)),
-        http2: http2::server(),
+        http2,
     })
 }
 
@@ -101,6 +121,7 @@ async fn run_process(process: Arc<Process>, listener: tokio::net::TcpListener) -
     }
     let initial = process.selection.kinds(0).first().copied().unwrap_or(selection::Kind::Quic);
     tracing::info!("Initial protocol {initial}");
+    process.echoes.report();
     if let Ok(address) = listener.local_addr() {
         tracing::info!("Starting metrics server on {address}/metrics");
     }

@@ -18,6 +18,8 @@ pub(crate) struct Metrics {
     request_errors: AtomicU64,
     tcp_active: AtomicUsize,
     tcp_total: AtomicU64,
+    udp_active: AtomicUsize,
+    udp_total: AtomicU64,
     registered: AtomicU64,
     refused_duplicate: AtomicU64,
     refused: AtomicU64,
@@ -84,6 +86,14 @@ impl Metrics {
         TcpSession(self)
     }
 
+    /// Counts a UDP flow in until the value is dropped.
+    pub(crate) fn udp_session(&self, after: Duration) -> UdpSession<'_> {
+        self.udp_total.fetch_add(1, Ordering::Relaxed);
+        self.udp_active.fetch_add(1, Ordering::Relaxed);
+        self.latency.observe(after);
+        UdpSession(self)
+    }
+
     pub(crate) fn registered(&self) {
         self.registered.fetch_add(1, Ordering::Relaxed);
     }
@@ -123,6 +133,8 @@ impl Metrics {
         page.registrations(load(&self.registered), load(&self.refused_duplicate), load(&self.refused));
         page.one("cloudflared_tcp_active_sessions", GAUGE, self.tcp_active.load(Ordering::Relaxed));
         page.one("cloudflared_tcp_total_sessions", COUNTER, load(&self.tcp_total));
+        page.one("cloudflared_udp_active_sessions", GAUGE, self.udp_active.load(Ordering::Relaxed));
+        page.one("cloudflared_udp_total_sessions", COUNTER, load(&self.udp_total));
         self.latency.render(&mut page);
         page.one("cloudflared_proxy_connect_streams_errors", COUNTER, load(&self.stream_errors));
         page.one("quic_client_total_connections", COUNTER, load(&self.quic_opened));
@@ -135,6 +147,16 @@ impl Metrics {
 /// A TCP connection that is open.
 #[derive(Debug)]
 pub(crate) struct TcpSession<'a>(&'a Metrics);
+
+/// A UDP flow that is counted.
+#[derive(Debug)]
+pub(crate) struct UdpSession<'a>(&'a Metrics);
+
+impl Drop for UdpSession<'_> {
+    fn drop(&mut self) {
+        self.0.udp_active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl Drop for TcpSession<'_> {
     fn drop(&mut self) {
@@ -302,6 +324,10 @@ mod tests {
         cloudflared_tcp_active_sessions 1
         # TYPE cloudflared_tcp_total_sessions counter
         cloudflared_tcp_total_sessions 1
+        # TYPE cloudflared_udp_active_sessions gauge
+        cloudflared_udp_active_sessions 0
+        # TYPE cloudflared_udp_total_sessions counter
+        cloudflared_udp_total_sessions 0
         # TYPE cloudflared_proxy_connect_latency histogram
         cloudflared_proxy_connect_latency_bucket{le="1"} 0
         cloudflared_proxy_connect_latency_bucket{le="10"} 0

@@ -6,14 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use adit_model::{ConnectorId, NeverDialled};
+use adit_model::{ConnectorId, NeverDialled, Protocol, Refusal};
+use adit_wire::datagram::Generation;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Configuration, ConnectorConfig, Live};
+use crate::dial::NotDialled;
+use crate::echo::Echoes;
 use crate::metrics::{ConnectionView, Metrics};
 use crate::selection::{Kind, Selection};
+use crate::sessions::{EchoPeers, Sessions};
 
 /// One running connector.
 #[derive(Debug)]
@@ -34,6 +38,12 @@ pub(crate) struct Process {
     /// Tasks of flows.
     pub(crate) flows: TaskTracker,
     pub(crate) started: Instant,
+    /// ICMP echo, where this host permits it.
+    pub(crate) echoes: Arc<Echoes>,
+    /// UDP sessions of an edge that is not ours.
+    pub(crate) sessions: Sessions,
+    /// Those who ask for echoes by packets.
+    pub(crate) echo_peers: EchoPeers,
     /// What an edge may replace.
     live: Live,
     load: watch::Sender<Load>,
@@ -122,6 +132,9 @@ impl Process {
             load: watch::Sender::new(Load::default()),
             connections: Mutex::default(),
             next_shown: AtomicU64::new(0),
+            echoes: Arc::new(Echoes::new()),
+            sessions: Sessions::default(),
+            echo_peers: EchoPeers::default(),
             never_dialled: adit_model::never_dialled,
         }
     }
@@ -135,6 +148,34 @@ impl Process {
     /// Why nothing is dialled at this address, if nothing is.
     pub(crate) fn never_dialled(&self, address: IpAddr) -> Option<NeverDialled> {
         (self.never_dialled)(address)
+    }
+
+    /// Whether this process dials `destination` at all, whatever an edge asks.
+    pub(crate) fn check(&self, protocol: Protocol, destination: SocketAddr) -> Result<(), NotDialled> {
+        let failed = |refusal, why: &str| {
+            let text = format!("unable to dial {} to origin {destination}: {why}", protocol.as_str());
+            NotDialled { refusal, text }
+        };
+        if let Some(kind) = self.never_dialled(destination.ip()) {
+            return Err(failed(Refusal::NeverDialled, &format!("{kind} addresses are never dialled")));
+        }
+        let allowed = &self.config.allow_networks;
+        let permitted = match protocol {
+            Protocol::Tcp | Protocol::Udp => allowed.permits(destination.ip(), destination.port()),
+            Protocol::Icmp => allowed.permits_echo(destination.ip()),
+        };
+        if !permitted {
+            return Err(failed(Refusal::Blocked, "it is not among this connector's allow-networks"));
+        }
+        Ok(())
+    }
+
+    /// The form of the datagrams that an edge that is not ours sends and gets.
+    pub(crate) fn generation(&self) -> Generation {
+        match Generation::of(self.config.features.iter().map(String::as_str)) {
+            Generation::V3 => Generation::V3,
+            Generation::V1 | Generation::V2 => Generation::V2,
+        }
     }
 
     /// What holds now: take it once for a request or flow, and keep it as long.

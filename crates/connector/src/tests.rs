@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::config::{HostPort, MetricsAddress, WarpRouting};
 
+mod datagrams;
 mod origins;
 mod requests;
 
@@ -151,6 +152,7 @@ impl Edge {
             bind: None,
             transports: Transports::Quic,
             post_quantum: false,
+            features: Vec::new(),
             ha_connections: 4,
             metrics: MetricsAddress::At(HostPort { host: "127.0.0.1".into(), port: 0 }),
             grace_period: DEADLINE,
@@ -311,7 +313,9 @@ async fn four_connections_register_at_one_address() {
             Seen::Register(request, _) => {
                 assert_eq!(request.tunnel, running.process.config.tunnel);
                 assert_eq!(request.options.client.client_id, running.process.connector);
-                assert_eq!(request.options.client.features, ["adit_half_close"]);
+                let expected = "allow_remote_config serialized_headers support_datagram_v2 support_quic_eof \
+                                adit_half_close adit_datagrams";
+                assert_eq!(request.options.client.features.join(" "), expected);
                 assert!(request.options.client.version.starts_with("adit-"));
                 indices.insert(request.connection_index);
             }

@@ -1,5 +1,7 @@
 //! A buffer to read into that grows with the traffic and lets an idle flow be small.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::{Bytes, BytesMut};
 
 use crate::CHUNK_BYTES;
@@ -8,7 +10,8 @@ use crate::CHUNK_BYTES;
 ///
 /// Its size follows the reads: one that fills it makes the next one four times as large, up to [`CHUNK_BYTES`]; one that
 /// uses little of it makes it small again. Chunks share one allocation until it is used up, and when all of them are
-/// dropped by then, the same memory is used anew.
+/// dropped by then, the same memory is used anew. All buffers of a process together grow by at most [`BUDGET_BYTES`]: a
+/// thousand flows whose readers are slower than their writers hold no thousand of the largest chunks.
 #[derive(Debug)]
 pub struct ReadBuffer {
     bytes: BytesMut,
@@ -18,6 +21,18 @@ pub struct ReadBuffer {
 impl Default for ReadBuffer {
     fn default() -> Self {
         Self { bytes: BytesMut::new(), size: SMALLEST_BYTES }
+    }
+}
+
+/// What the buffers of one process may have beyond their smallest size, in bytes.
+pub const BUDGET_BYTES: usize = 24 << 20;
+
+/// What they have.
+static GROWN_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+impl Drop for ReadBuffer {
+    fn drop(&mut self) {
+        GROWN_BYTES.fetch_sub(self.size - SMALLEST_BYTES, Ordering::Relaxed);
     }
 }
 
@@ -34,14 +49,28 @@ impl ReadBuffer {
     pub fn take(&mut self) -> Bytes {
         let chunk = self.bytes.split().freeze();
         if chunk.len() >= self.size {
-            self.size = (self.size * 4).min(CHUNK_BYTES);
+            self.resize((self.size * 4).min(CHUNK_BYTES));
         } else if chunk.len() < self.size / 16 && self.size > SMALLEST_BYTES {
-            self.size = (self.size / 4).max(SMALLEST_BYTES);
+            self.resize((self.size / 4).max(SMALLEST_BYTES));
             if self.size == SMALLEST_BYTES {
                 self.bytes = BytesMut::new();
             }
         }
         chunk
+    }
+
+    /// Takes another size, unless all buffers together would be too large.
+    fn resize(&mut self, size: usize) {
+        if size > self.size {
+            let more = size - self.size;
+            if GROWN_BYTES.fetch_add(more, Ordering::Relaxed) + more > BUDGET_BYTES {
+                GROWN_BYTES.fetch_sub(more, Ordering::Relaxed);
+                return;
+            }
+        } else {
+            GROWN_BYTES.fetch_sub(self.size - size, Ordering::Relaxed);
+        }
+        self.size = size;
     }
 }
 
@@ -57,6 +86,23 @@ mod tests {
         let length = available.min(space.capacity() - space.len());
         space.extend_from_slice(&vec![7; length]);
         buffer.take().len()
+    }
+
+    #[test]
+    fn all_buffers_together_grow_no_further_than_they_may() {
+        let mut buffers: Vec<_> = (0..200).map(|_| ReadBuffer::default()).collect();
+        for buffer in &mut buffers {
+            for _ in 0..4 {
+                read(buffer, 1 << 20);
+            }
+        }
+        let grown =
+            |buffers: &[ReadBuffer]| buffers.iter().map(|buffer| buffer.size - SMALLEST_BYTES).sum::<usize>();
+        assert!(grown(&buffers) <= BUDGET_BYTES, "{}", grown(&buffers));
+        assert!(buffers.last().unwrap().size < CHUNK_BYTES, "the last ones stay small");
+        drop(buffers);
+        let mut next = ReadBuffer::default();
+        assert!((0..8).map(|_| read(&mut next, 1 << 20)).max() >= Some(CHUNK_BYTES), "room again");
     }
 
     #[test]

@@ -134,7 +134,9 @@ impl DatagramRouter {
         self.0.dropped.load(Ordering::Relaxed)
     }
 
-    fn route(&self, mut frame: Bytes) {
+    /// Takes one frame to its flow. For who reads frames by itself, since not all of them are flows'; else there is
+    /// [`run`](Self::run).
+    pub fn route(&self, mut frame: Bytes) {
         let routed = capsule::varint(&frame).is_some_and(|(quarter, header)| {
             frame.advance(header);
             self.flows().get(&quarter).is_some_and(|flow| flow.try_send(frame).is_ok())

@@ -30,6 +30,10 @@ pub struct Limits {
     pub keep_alive: Option<Duration>,
     /// Bidirectional streams that the peer may have open at once. quinn keeps a slot for each from the start, some 24 bytes.
     pub incoming_streams: u32,
+    /// What the peer may have on its way on one stream, in bytes.
+    pub stream_window: u32,
+    /// What the peer may have on its way on the connection, and what we hold unacknowledged, in bytes each.
+    pub connection_window: u32,
 }
 
 impl Limits {
@@ -38,10 +42,17 @@ impl Limits {
         idle_timeout: IDLE_TIMEOUT,
         keep_alive: Some(KEEP_ALIVE),
         incoming_streams: MAX_INCOMING_STREAMS,
+        stream_window: STREAM_WINDOW,
+        connection_window: CONNECTION_WINDOW,
     };
     /// The side of the tunnel protocol that listens, and opens the streams.
-    pub const EDGE: Self =
-        Self { idle_timeout: IDLE_TIMEOUT, keep_alive: None, incoming_streams: MAX_CONNECTOR_STREAMS };
+    pub const EDGE: Self = Self {
+        idle_timeout: IDLE_TIMEOUT,
+        keep_alive: None,
+        incoming_streams: MAX_CONNECTOR_STREAMS,
+        stream_window: STREAM_WINDOW,
+        connection_window: CONNECTION_WINDOW,
+    };
 }
 
 /// An endpoint could not be made.
@@ -116,9 +127,9 @@ fn transport_config(limits: Limits) -> quinn::TransportConfig {
     let mut config = quinn::TransportConfig::default();
     config
         .max_idle_timeout(limits.idle_timeout.try_into().ok())
-        .stream_receive_window(STREAM_WINDOW.into())
-        .receive_window(CONNECTION_WINDOW.into())
-        .send_window(u64::from(CONNECTION_WINDOW))
+        .stream_receive_window(limits.stream_window.into())
+        .receive_window(limits.connection_window.into())
+        .send_window(u64::from(limits.connection_window))
         .datagram_receive_buffer_size(Some(1 << 20))
         .initial_rtt(Duration::from_millis(50))
         .keep_alive_interval(limits.keep_alive)

@@ -9,5 +9,6 @@ pub mod capnp;
 pub mod datagram;
 pub mod device;
 pub mod http2;
+pub mod icmp;
 pub mod rpc;
 pub mod tunnel;

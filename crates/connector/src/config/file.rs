@@ -24,7 +24,7 @@ pub struct ConfigFile {
     /// `ingress`.
     pub(super) ingress: Vec<TypedRule>,
     /// `allow-networks`.
-    pub(super) allow_networks: Option<AllowNetworks>,
+    pub(crate) allow_networks: Option<AllowNetworks>,
     /// `originRequest`.
     pub(super) origin_request: OriginOptions,
     /// `tunnel`: id or name.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_model::{Protocol, Refusal};
+use adit_transport::datagram::DatagramFlow;
 use adit_transport::http2::{self, Http2Reader, Http2Writer};
 use adit_transport::{Duplex, WriteChunk};
 use adit_wire::device::{PROTOCOL_HEADER, REFUSAL_HEADER};
@@ -122,6 +123,10 @@ impl Opened for Http2Stream {
         let head = response(StatusCode::OK, ResponseMeta::Origin);
         let send = self.respond.send_response(head, false).ok()?;
         Some(http2::duplex(send, self.receive))
+    }
+
+    async fn accept_datagrams(self) -> Option<DatagramFlow<Http2Reader, Http2Writer>> {
+        self.accept().await.map(DatagramFlow::on_stream)
     }
 
     async fn refuse(self, why: NotDialled) {

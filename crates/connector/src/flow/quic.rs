@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use adit_model::{Protocol, Refusal};
 use adit_transport::Duplex;
+use adit_transport::datagram::DatagramFlow;
 use adit_transport::quic::{self, NO_ERROR, QuicReader, QuicWriter};
 use adit_wire::device::{PROTOCOL_HEADER, REFUSAL_METADATA};
 use adit_wire::tunnel::{
     ConnectRequest, ConnectResponse, ConnectionType, METADATA_FLOW_ID, METADATA_RATE_LIMITED, Metadata,
+    RPC_SIGNATURE, StreamKind,
 };
 use bytes::{Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
 use tokio::io::AsyncReadExt;
 
-use super::{Opened, Request};
+use super::{Opened, Request, rpc};
+use crate::connection::QuicLink;
 use crate::dial::NotDialled;
 use crate::ingress::{self, Answer};
 use crate::process::Process;
@@ -26,10 +29,16 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 const RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Serves a stream from its first byte to its end.
-pub(crate) async fn serve(process: Arc<Process>, mut send: SendStream, mut receive: RecvStream) {
+pub(crate) async fn serve(
+    process: Arc<Process>,
+    link: QuicLink,
+    mut send: SendStream,
+    mut receive: RecvStream,
+) {
     let read = tokio::time::timeout(REQUEST_DEADLINE, read_request(&mut receive)).await;
     let (request, ahead) = match read.unwrap_or_else(|_| Err("the request did not arrive".into())) {
-        Ok(read) => read,
+        Ok(Read::Request(request, ahead)) => (request, ahead),
+        Ok(Read::Rpc(ahead)) => return rpc::serve(&process, &link, quic::duplex(send, receive, ahead)).await,
         // Unknown to us, or none at all: reset (contract, 3.1).
         Err(reason) => {
             tracing::debug!(reason, "stream without a request");
@@ -39,7 +48,7 @@ pub(crate) async fn serve(process: Arc<Process>, mut send: SendStream, mut recei
             return;
         }
     };
-    let stream = QuicStream { send, receive, ahead };
+    let stream = QuicStream { link, send, receive, ahead };
     match request.kind {
         ConnectionType::Tcp => match protocol(&request) {
             Ok(protocol) => {
@@ -76,14 +85,23 @@ fn protocol(request: &ConnectRequest) -> Result<Protocol, NotDialled> {
     super::protocol(name)
 }
 
-async fn read_request(receive: &mut RecvStream) -> Result<(ConnectRequest, Bytes), String> {
+/// How a stream begins, and what was read behind that.
+enum Read {
+    Request(ConnectRequest, Bytes),
+    Rpc(Bytes),
+}
+
+async fn read_request(receive: &mut RecvStream) -> Result<Read, String> {
     let mut bytes = BytesMut::with_capacity(REQUEST_BYTES);
     loop {
+        if StreamKind::detect(&bytes) == Ok(Some(StreamKind::Rpc)) {
+            return Ok(Read::Rpc(bytes.split_off(RPC_SIGNATURE.len()).freeze()));
+        }
         if let Some((request, consumed)) =
             ConnectRequest::decode(&bytes).map_err(|error| error.to_string())?
         {
             let ahead = bytes.split_off(consumed).freeze();
-            return Ok((request, ahead));
+            return Ok(Read::Request(request, ahead));
         }
         // Bounded: the decoder refuses a message that would be larger than its limit.
         match receive.read_buf(&mut bytes).await {
@@ -96,6 +114,7 @@ async fn read_request(receive: &mut RecvStream) -> Result<(ConnectRequest, Bytes
 
 /// A stream behind its request.
 struct QuicStream {
+    link: QuicLink,
     send: SendStream,
     receive: RecvStream,
     ahead: Bytes,
@@ -108,6 +127,14 @@ impl Opened for QuicStream {
     async fn accept(mut self) -> Option<Duplex<QuicReader, QuicWriter>> {
         let answered = answer(&mut self.send, &ConnectResponse::default()).await;
         answered.then(|| quic::duplex(self.send, self.receive, self.ahead))
+    }
+
+    async fn accept_datagrams(self) -> Option<DatagramFlow<QuicReader, QuicWriter>> {
+        let id = self.send.id();
+        // Before the answer, behind which datagrams may come at once.
+        let registered = self.link.register(id);
+        let stream = self.accept().await?;
+        Some(DatagramFlow::with_frames(stream, id, registered))
     }
 
     async fn refuse(self, why: NotDialled) {

@@ -12,7 +12,7 @@ use super::*;
 
 impl Edge {
     /// With TCP on the same port as UDP, and QUIC or a UDP socket that answers nothing.
-    async fn start_both(answers_udp: bool) -> (Self, Option<UdpSocket>) {
+    pub(super) async fn start_both(answers_udp: bool) -> (Self, Option<UdpSocket>) {
         for _ in 0..20 {
             let mut edge = Self::start();
             let Ok(listener) = TcpListener::bind(edge.address).await else { continue };
@@ -76,7 +76,7 @@ impl Edge {
     }
 
     /// The next registration over HTTP/2.
-    async fn http2_registration(&mut self) -> (Box<RegisterRequest>, SendRequest<Bytes>) {
+    pub(super) async fn http2_registration(&mut self) -> (Box<RegisterRequest>, SendRequest<Bytes>) {
         loop {
             if let Seen::Register(request, Link::Http2(client)) = self.next().await {
                 return (request, client);

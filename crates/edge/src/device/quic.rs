@@ -243,4 +243,5 @@ const LIMITS: Limits = Limits {
     idle_timeout: Duration::from_secs(30),
     keep_alive: None,
     incoming_streams: FIRST_STREAMS_PER_DEVICE,
+    ..Limits::EDGE
 };
