@@ -64,6 +64,17 @@ impl Carrier {
         }
     }
 
+    /// Whether one more stream fits beside this many flows. A connector's HTTP/2 allows a few hundred; of QUIC's streams
+    /// there are more than flows.
+    pub(crate) fn has_room(&self, flows: usize) -> bool {
+        match self {
+            Self::Quic(_) => true,
+            Self::Http2(carrier) => carrier
+                .requests()
+                .is_some_and(|requests| flows + CONTROL_STREAMS < requests.current_max_send_streams()),
+        }
+    }
+
     /// Waits until no stream can be opened on it any more.
     pub(crate) async fn ended(&self) {
         match self {
@@ -113,3 +124,6 @@ impl Features {
         }
     }
 }
+
+/// Streams that are no flows: the control stream, and a push of a configuration.
+const CONTROL_STREAMS: usize = 2;

@@ -59,6 +59,10 @@ impl Connection {
         !self.leaving.load(Ordering::Relaxed) && self.pulse.answers() && self.carrier.is_open()
     }
 
+    fn has_room(&self) -> bool {
+        self.carrier.has_room(self.flows.load(Ordering::Relaxed))
+    }
+
     /// Whether flows of this protocol can be carried: to a connector that is not ours, datagrams need QUIC.
     fn carries(&self, protocol: Protocol) -> bool {
         match (protocol, &self.carrier) {
@@ -136,6 +140,15 @@ pub struct Connections {
 #[error("the tunnel has {MAX_CONNECTIONS_PER_TUNNEL} connections already")]
 pub(crate) struct TooManyConnections;
 
+/// No connection can take a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoneChosen {
+    /// There is none that carries it.
+    NoneLive,
+    /// Each has as many streams open as its connector allows.
+    Full,
+}
+
 impl Connections {
     /// Puts a connection into the rotation. One with the same connector and index is stale, and is closed
     /// (tunnel protocol, section 10, point 5).
@@ -176,18 +189,23 @@ impl Connections {
         tunnel: TunnelId,
         protocol: Protocol,
         tried: &[Arc<Connection>],
-    ) -> Option<Arc<Connection>> {
+    ) -> Result<Arc<Connection>, NoneChosen> {
         let by_tunnel = self.by_tunnel.read().unwrap_or_else(PoisonError::into_inner);
-        by_tunnel
-            .get(&tunnel)?
-            .iter()
+        let best = by_tunnel
+            .get(&tunnel)
+            .into_iter()
+            .flatten()
             .filter(|connection| connection.takes_flows() && connection.carries(protocol))
             .filter(|connection| !tried.iter().any(|tried| tried.id == connection.id))
             .min_by_key(|connection| {
                 let failed = tried.iter().any(|tried| tried.connector == connection.connector);
-                (failed, connection.cost())
-            })
-            .cloned()
+                (!connection.has_room(), failed, connection.cost())
+            });
+        match best {
+            Some(connection) if connection.has_room() => Ok(Arc::clone(connection)),
+            Some(_) => Err(NoneChosen::Full),
+            None => Err(NoneChosen::NoneLive),
+        }
     }
 
     /// Closes the connections of a tunnel, or only one connector's, so that they are made anew.

@@ -20,7 +20,7 @@ pub(crate) use request::OriginExchange;
 pub(crate) use request::{OriginAnswer, OriginRequest, PendingAnswer, request};
 
 use crate::Shared;
-use crate::connections::{Connection, FlowGuard};
+use crate::connections::{Connection, FlowGuard, NoneChosen};
 use crate::datagram::{self, FarDatagrams};
 use crate::far::{FarReader, FarWriter};
 use crate::limits::{DIAL_ATTEMPTS, DIAL_DEADLINE};
@@ -133,7 +133,14 @@ where
 {
     let mut tried: Vec<Arc<Connection>> = Vec::with_capacity(DIAL_ATTEMPTS);
     while tried.len() < DIAL_ATTEMPTS {
-        let Some(connection) = shared.connections.choose(tunnel, protocol, &tried) else { break };
+        let connection = match shared.connections.choose(tunnel, protocol, &tried) {
+            Ok(connection) => connection,
+            Err(NoneChosen::NoneLive) => break,
+            Err(NoneChosen::Full) => {
+                let detail = "every connection has as many flows open as its connector allows".to_owned();
+                return Err(NotDialled { refusal: Refusal::TooManyFlows, connection: None, detail });
+            }
+        };
         let guard = connection.begin_flow();
         let outcome = tokio::select! {
             outcome = tokio::time::timeout(DIAL_DEADLINE, attempt(Arc::clone(&connection))) => {

@@ -149,6 +149,22 @@ async fn flows_dialled_through_a_vanished_host_are_dialled_through_another() {
 }
 
 #[tokio::test]
+async fn a_connection_with_all_its_streams_open_gets_no_more_and_the_flow_is_refused_at_once() {
+    let mut bench = Bench::start().await;
+    let _peer = http2_peer(&mut bench, &Identity { streams: Some(4), ..Identity::default() }).await;
+    let origin = tcp_echo().await;
+    let mut dialled = Vec::new();
+    for _ in 0..2 {
+        dialled.push(bench.dial(origin).await.unwrap());
+    }
+    let refused = bench.dial(origin).await.unwrap_err();
+    assert_eq!(refused.refusal, Refusal::TooManyFlows);
+    // Another connection has room.
+    let _second = quic_peer(&mut bench, &Identity { index: 1, ..Identity::default() }).await;
+    assert_eq!(bench.dial(origin).await.unwrap().connection.index, 1);
+}
+
+#[tokio::test]
 async fn flows_go_where_fewer_are() {
     let mut bench = Bench::start().await;
     let _first = quic_peer(&mut bench, &Identity::default()).await;

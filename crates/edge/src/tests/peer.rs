@@ -37,11 +37,13 @@ pub(super) struct Identity {
     pub(super) features: &'static [&'static str],
     /// What 2022.5.3 offers: P-256 only.
     pub(super) p256_only: bool,
+    /// How many streams an HTTP/2 connection takes, the control stream counted; else as many as ours.
+    pub(super) streams: Option<u32>,
 }
 
 impl Default for Identity {
     fn default() -> Self {
-        Self { connector: 1, index: 0, secret: SECRET, features: &[], p256_only: false }
+        Self { connector: 1, index: 0, secret: SECRET, features: &[], p256_only: false, streams: None }
     }
 }
 
@@ -342,7 +344,11 @@ impl Http2Peer {
         let stream = TcpStream::connect(edge).await.unwrap();
         let name = ServerName::try_from("h2.cftunnel.com").unwrap();
         let stream = within(tls.connect(name, stream)).await.unwrap();
-        let mut requests = within(http2::server().handshake(stream)).await.unwrap();
+        let mut server = http2::server();
+        if let Some(streams) = identity.streams {
+            server.max_concurrent_streams(streams);
+        }
+        let mut requests = within(server.handshake(stream)).await.unwrap();
         let (request, mut respond) = within(requests.accept()).await.unwrap().unwrap();
         assert_eq!(kind(&request), RequestKind::ControlStream, "the control stream comes first");
         let send = respond.send_response(Response::new(()), false).unwrap();
