@@ -33,6 +33,9 @@ pub(crate) fn validate(path: Option<&Path>) -> (String, anyhow::Result<()>) {
 
 /// Says which rule a URL matches.
 pub(crate) fn rule(path: Option<&Path>, url: &str) -> (String, anyhow::Result<()>) {
+    if let Err(error) = Rules::check_url(url) {
+        return (String::new(), Err(Failure::new(error.to_string()).into()));
+    }
     let shown = path.map(|path| path.display().to_string()).unwrap_or_default();
     let intro = format!("Using rules from {shown}\n");
     let matched = || {

@@ -11,6 +11,7 @@ mod carriers;
 mod cloudflared;
 mod flows;
 mod hostnames;
+mod ingress;
 mod kubectl;
 mod lifecycle;
 mod management;

@@ -166,11 +166,16 @@ impl Rules {
     /// # Errors
     /// The text is no URL.
     pub fn matching_url(&self, text: &str) -> Result<(usize, &Rule), NotAUrl> {
-        let url = GoUrl::parse(text).map_err(|_: UrlError| NotAUrl::Malformed(text.to_owned()))?;
-        if url.host().is_empty() && url.scheme.is_empty() {
-            return Err(NotAUrl::NoHost(text.to_owned()));
-        }
+        let url = url(text)?;
         Ok(self.matching(&url.authority, &decoded(&url.path)))
+    }
+
+    /// Whether a text is a URL that [`Rules::matching_url`] can try.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn check_url(text: &str) -> Result<(), NotAUrl> {
+        url(text).map(drop)
     }
 
     /// Every rule with every setting.
@@ -187,6 +192,14 @@ impl Rules {
     pub(crate) fn defaults_json(&self) -> Value {
         self.defaults.json()
     }
+}
+
+fn url(text: &str) -> Result<GoUrl, NotAUrl> {
+    let url = GoUrl::parse(text).map_err(|_: UrlError| NotAUrl::Malformed(text.to_owned()))?;
+    if url.host().is_empty() && url.scheme.is_empty() {
+        return Err(NotAUrl::NoHost(text.to_owned()));
+    }
+    Ok(url)
 }
 
 /// Where a rule stands.
