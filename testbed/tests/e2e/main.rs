@@ -9,6 +9,7 @@
 mod apiserver;
 mod carriers;
 mod cloudflared;
+mod connector;
 mod flows;
 mod hostnames;
 mod ingress;
