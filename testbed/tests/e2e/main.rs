@@ -10,6 +10,7 @@ mod apiserver;
 mod carriers;
 mod cloudflared;
 mod connector;
+mod datagrams;
 mod flows;
 mod hostnames;
 mod ingress;
