@@ -1,6 +1,6 @@
 //! The agent's two carriers, HTTP/2 and QUIC: what each carries, and how the agent chooses between them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use adit_testbed::chain::Chain;
@@ -77,6 +77,39 @@ async fn either_carrier_carries_all_that_flows_need() {
             let closed = SocketAddr::new(address.ip(), PORT + 1);
             let refused = chain.world.laptop.connect_within(closed, LIMIT).await.unwrap_err();
             assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn either_carrier_carries_datagrams_of_every_size() {
+    for transport in ["h2", "quic"] {
+        let (mut chain, _origin) = start(&["--transport", transport]).await;
+        chain.enroll().await.unwrap();
+        chain.wait_for_agent("connected").await.unwrap();
+        for address in api_address(PORT) {
+            let server = chain.world.cluster.udp(address).unwrap();
+            let answering = tokio::spawn(async move {
+                let mut buffer = vec![0; 65_536];
+                while let Ok((length, from)) = server.recv_from(&mut buffer).await {
+                    if server.send_to(&buffer[..length], from).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            let any: IpAddr =
+                if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            let client = chain.world.laptop.udp(SocketAddr::new(any, 0)).unwrap();
+            client.connect(address).await.unwrap();
+            let mut buffer = vec![0; 65_536];
+            for size in [1, 0, 1000, 1200, 1500, 9000, 65_000] {
+                let sent = vec![7; size];
+                client.send(&sent).await.unwrap();
+                let received = tokio::time::timeout(LIMIT, client.recv(&mut buffer)).await;
+                let length = received.unwrap_or_else(|_| panic!("{size} bytes over {transport}")).unwrap();
+                assert!(buffer[..length] == sent, "{size} bytes over {transport} came back as {length}");
+            }
+            answering.abort();
         }
     }
 }
