@@ -166,6 +166,7 @@ fn check(program: &OsString, file: &Path, asked: &[&str], expected: (i32, &str, 
     assert_eq!(
         actual,
         (expected.0, expected.1.to_owned(), expected.2.to_owned()),
-        "{program:?} {asked:?}\n{yaml}"
+        "{} {asked:?}\n{yaml}",
+        program.display()
     );
 }
