@@ -365,6 +365,14 @@ async fn an_unknown_name_gets_nothing_and_a_known_one_without_a_connector_a_page
     chain.route_hostname(&tunnel, APP).await.unwrap();
     let edge = SocketAddr::from((EDGE_V4, 443));
     let browser = |name| Browser::new(&chain.world.laptop, edge, name, &chain.data().join("ca.pem"));
+    // A change takes a moment to reach the edge.
+    tokio::time::timeout(LIMIT, async {
+        while browser(APP).tls(b"http/1.1").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    })
+    .await
+    .unwrap();
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let (status, page) = browser(APP).get(version, "/").await.unwrap();
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
