@@ -1,6 +1,6 @@
 //! How fast the agent is: a bulk flow through interface, user-space TCP and HTTP/2 to a small edge on loopback.
 //!
-//! `cargo run -p adit-agent --example throughput [STREAMS]` needs root: it makes a network namespace of its own. Everything shares
+//! `cargo run -p adit-agent --example agent_throughput [STREAMS]` needs root: it makes a network namespace of its own. Everything shares
 //! the machine's cores: the sender, the agent, the edge and the receiver. The baseline is the same transfer over
 //! plain loopback.
 
