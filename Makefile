@@ -10,7 +10,8 @@ KUBECTL_VERSIONS ?= 33
 KUBECTL_VERSIONS_LONG = 31 33 36
 
 # An engineer's plain kubectl reaches a private API server through agent, edge and connector, step by step.
-demo: setup
+demo:
+	KUBECTL_VERSIONS="$(KUBECTL_VERSIONS)" testbed/setup.sh packages nextest kubectl
 	cargo build --package adit --package adit-testbed --bins --quiet
 	target/debug/demo
 

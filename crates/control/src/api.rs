@@ -183,7 +183,8 @@ async fn outcome(
         matches!(segments.as_slice(), ["user", "tokens", "verify"] | ["accounts", _, "tokens", "verify"]);
 
     let principal = auth::authenticate(control, &parts.headers, &actor).await.map_err(|error| {
-        let unknown = verifies && error.status == StatusCode::UNAUTHORIZED;
+        let unknown =
+            verifies && error.status == StatusCode::UNAUTHORIZED && auth::shows_token(&parts.headers);
         if unknown { ApiError { code: 1000, message: "Invalid API Token".into(), ..error } } else { error }
     })?;
     let taken = control.requests().take(principal.token.id, Instant::now());
@@ -265,6 +266,7 @@ async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str], path: &str) ->
         }
         (Verb::Get, ["user"]) => Err(account::no_user()),
         (Verb::Get, ["accounts"]) => account::list(call).await,
+        (Verb::Post, ["accounts"]) | (Verb::Delete, ["accounts", _]) => Err(account::made_elsewhere()),
         (Verb::Get, ["zones"]) => zone::list(call).await,
         (_, [kind @ ("accounts" | "zones"), tag, rest @ ..]) => {
             let tag: AccountId = tag.parse().map_err(|_| ApiError::unroutable(path))?;

@@ -8,6 +8,7 @@
 
 mod apiserver;
 mod carriers;
+mod clients;
 mod cloudflared;
 mod connector;
 mod datagrams;

@@ -16,6 +16,13 @@ pub(super) fn no_user() -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, 9109, "Unauthorized to access requested resource")
 }
 
+/// Accounts are made where the database is (contract D, 5).
+pub(super) fn made_elsewhere() -> ApiError {
+    let message =
+        "Authentication error: accounts are created and deleted on the machine of adit up, by adit account";
+    ApiError::new(StatusCode::FORBIDDEN, 10000, message)
+}
+
 pub(super) async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
     let paging = call.query.paging(PER_PAGE, MAX_PER_PAGE)?;
     let name = call.query.text("name");

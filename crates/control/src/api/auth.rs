@@ -92,6 +92,11 @@ pub(super) async fn authenticate(
     Ok(Principal { token, standing })
 }
 
+/// Whether a request shows a token, good or not.
+pub(super) fn shows_token(headers: &HeaderMap) -> bool {
+    headers.contains_key(AUTHORIZATION)
+}
+
 /// The credential in the headers. A bearer token wins over the others (contract D, 3.1).
 fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
     if let Some(value) = headers.get(AUTHORIZATION) {
@@ -107,9 +112,14 @@ fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
             ApiError { chain, ..error }
         });
     }
-    if headers.contains_key("x-auth-key") || headers.contains_key("x-auth-user-service-key") {
-        let message = "Authentication error: X-Auth-Key and X-Auth-User-Service-Key are not supported, \
-                       send an API token as Authorization: Bearer TOKEN";
+    let unsupported = [
+        ("x-auth-key", "X-Auth-Key, a global API key,"),
+        ("x-auth-user-service-key", "X-Auth-User-Service-Key"),
+    ];
+    if let Some((_, what)) = unsupported.iter().find(|(name, _)| headers.contains_key(*name)) {
+        let message = format!(
+            "Authentication error: {what} is not supported, send an API token as Authorization: Bearer TOKEN"
+        );
         return Err(ApiError::new(StatusCode::UNAUTHORIZED, 10000, message));
     }
     let message = "Missing X-Auth-Key, X-Auth-Email or Authorization headers";

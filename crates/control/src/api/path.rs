@@ -22,6 +22,11 @@ pub(super) fn segments(path: &str) -> Option<Vec<String>> {
     path.split('/').map(|segment| decoded(segment.as_bytes())).collect()
 }
 
+/// A segment that was escaped twice, decoded for the second time; `None` if it is no text then, or holds NUL.
+pub(super) fn unescaped(segment: &str) -> Option<String> {
+    decoded(segment.as_bytes())
+}
+
 /// Percent-decoding (RFC 3986, 2.1).
 fn decoded(text: &[u8]) -> Option<String> {
     let digit = |at: usize| text.get(at).and_then(|byte| char::from(*byte).to_digit(16));

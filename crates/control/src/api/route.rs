@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::body::{Family, Fields};
 use super::envelope::{ApiError, Reply};
-use super::{Call, Verb, shape, tunnel, virtual_network};
+use super::{Call, Verb, path, shape, tunnel, virtual_network};
 use crate::permission::{Area, Level};
 
 /// Longest comment, in characters.
@@ -24,6 +24,10 @@ pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> 
         (Verb::Post, []) => create(call, None).await,
         (Verb::Get, []) => list(call).await,
         (Verb::Get, ["ip", address]) => lookup(call, address).await,
+        // A client that escapes what its caller had escaped already.
+        (_, ["network", network]) if network.contains('%') => {
+            by_network(call, verb, &path::unescaped(network).ok_or_else(not_found)?).await
+        }
         (_, ["network", network]) => by_network(call, verb, network).await,
         // Not escaped: two segments, the second of which is the prefix length.
         (_, ["network", network, length]) => by_network(call, verb, &format!("{network}/{length}")).await,

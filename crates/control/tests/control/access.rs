@@ -17,6 +17,54 @@ async fn a_token_is_verified_by_itself() {
 }
 
 #[tokio::test]
+async fn credentials_that_are_no_tokens_are_refused_by_name() {
+    let api = Api::new().await;
+    let sent = async |headers: &[(&str, &str)]| {
+        let mut request = Request::builder().uri("/client/v4/user/tokens/verify");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        api.request(request.body(Body::empty()).unwrap()).await
+    };
+    let key = ("x-auth-key", "0123456789abcdef0123456789abcdef01234");
+    let email = ("x-auth-email", "someone@example.com");
+    sent(&[email, key]).await.refused(401, 10000, "X-Auth-Key, a global API key, is not supported");
+    sent(&[("x-auth-user-service-key", "v1.0-abc")]).await.refused(
+        401,
+        10000,
+        "X-Auth-User-Service-Key is not",
+    );
+    sent(&[email]).await.refused(400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers");
+    let bearer = format!("Bearer {}", api.token);
+    sent(&[email, key, ("authorization", &bearer)]).await.result();
+    sent(&[("authorization", "Bearer v1.0-abc")]).await.refused(401, 1000, "Invalid API Token");
+}
+
+#[tokio::test]
+async fn accounts_are_not_made_or_deleted_over_the_api() {
+    let api = Api::new().await;
+    let made = api.send(Method::POST, "/client/v4/accounts", Some(&json!({ "name": "x" }))).await;
+    made.refused(403, 10000, "by adit account");
+    let own = format!("/client/v4/accounts/{}", api.control.account());
+    api.send(Method::DELETE, &own, None).await.refused(403, 10000, "by adit account");
+}
+
+#[tokio::test]
+async fn every_policy_of_a_token_has_an_id_of_its_own() {
+    let api = Api::new().await;
+    let id = api.get("tokens").await.text("/result/0/policies/0/id");
+    assert_eq!(id.len(), 32);
+    let mut policies = api.get("tokens").await.body["result"][0]["policies"].clone();
+    let second = policies[0].clone();
+    policies.as_array_mut().unwrap().push(second);
+    let made = api.post("tokens", json!({ "name": "two", "policies": policies })).await;
+    let of = |answer: &Answer| [0, 1].map(|at| answer.text(&format!("/result/policies/{at}/id")));
+    let ids = of(&made);
+    assert!(ids[0] != ids[1] && !ids.contains(&id), "{ids:?}");
+    assert_eq!(of(&api.get(&format!("tokens/{}", made.text("/result/id"))).await), ids, "and keeps it");
+}
+
+#[tokio::test]
 async fn an_account_is_seen_by_its_tokens() {
     let api = Api::new().await;
     insta::assert_snapshot!("accounts", api.send(Method::GET, "/client/v4/accounts", None).await.plain());

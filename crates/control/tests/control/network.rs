@@ -71,6 +71,10 @@ async fn the_2022_provider_creates_reads_changes_and_deletes_by_network() {
     // Not escaped: unambiguous, so accepted.
     api.post("teamnet/routes/network/2001:db8::/32", json!({ "tunnel_id": id })).await.result();
     api.delete("teamnet/routes/network/2001%3Adb8%3A%3A%2F32").await.result();
+    // Today's clients escape the parameter that its documentation asks to escape.
+    api.post("teamnet/routes/network/2001:db8::%252F32", json!({ "tunnel_id": id })).await.result();
+    api.delete("teamnet/routes/network/2001%253Adb8%253A%253A%252F32").await.result();
+    api.delete("teamnet/routes/network/10.0.0.0%25%25").await.refused(404, 1003, "Route not found");
     api.delete("teamnet/routes/network/nonsense").await.refused(400, 1003, "not a valid CIDR");
 }
 
