@@ -6,6 +6,7 @@
 //! it, a token that is limited to addresses is refused.
 
 mod account;
+mod audit_log;
 mod auth;
 mod body;
 mod configuration;
@@ -26,7 +27,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use adit_model::{AccountId, GoDuration, PublicHostname};
-use adit_store::Actor;
+use adit_store::{Actor, RawCall};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::any;
@@ -50,6 +51,8 @@ pub(crate) use self::body::Fields as BodyFields;
 const BASE: &str = "/client/v4";
 /// Longest body of a request (contract D, 1.4).
 const MAX_BODY_BYTES: usize = 8 << 20;
+/// Longest text of a request's line in an audit record, in characters.
+const MAX_RAW_CHARS: usize = 1024;
 /// How long a client may take to send its body.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -144,6 +147,17 @@ pub(crate) fn client_address(parts: &Parts) -> Option<IpAddr> {
     parts.extensions.get::<SocketAddr>().map(|address| address.ip().to_canonical())
 }
 
+/// A request's line, for its audit record: no longer than what people read.
+pub(crate) fn raw_call(parts: &Parts) -> RawCall {
+    let short = |text: &str| text.chars().filter(|letter| *letter != '\0').take(MAX_RAW_CHARS).collect();
+    let agent = parts.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok());
+    RawCall {
+        method: short(parts.method.as_str()),
+        uri: short(parts.uri.path_and_query().map_or("", |path| path.as_str())),
+        user_agent: short(agent.unwrap_or_default()),
+    }
+}
+
 async fn answer(control: &Control, request: Request<Body>) -> Response<Body> {
     let id = RequestId::new();
     let mut allowance = None;
@@ -174,7 +188,7 @@ async fn outcome(
 ) -> Result<Reply, ApiError> {
     let (parts, body) = request.into_parts();
     let address = client_address(&parts);
-    let mut actor = Actor { who: "unknown".into(), address, request: id.text() };
+    let mut actor = Actor { who: "unknown".into(), address, request: id.text(), call: raw_call(&parts) };
     let path = parts.uri.path().strip_prefix(BASE).unwrap_or_default();
     let segments = path::segments(path);
     let segments = segments.ok_or_else(|| ApiError::unroutable(parts.uri.path()))?;
@@ -264,6 +278,7 @@ async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str], path: &str) ->
         (_, ["user", "tokens", rest @ ..]) if call.principal.sees(call.account) => {
             token::dispatch(call, verb, rest).await
         }
+        (Verb::Get, ["user", "audit_logs"]) => audit_log::legacy_list(call).await,
         (Verb::Get, ["user"]) => Err(account::no_user()),
         (Verb::Get, ["accounts"]) => account::list(call).await,
         (Verb::Post, ["accounts"]) | (Verb::Delete, ["accounts", _]) => Err(account::made_elsewhere()),
@@ -286,6 +301,8 @@ async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str], path: &str) ->
 async fn dispatch_account(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
     match segments {
         [] if verb == Verb::Get => account::fetch(call).await,
+        ["logs", "audit"] if verb == Verb::Get => audit_log::list(call).await,
+        ["audit_logs"] if verb == Verb::Get => audit_log::legacy_list(call).await,
         ["tokens", rest @ ..] => token::dispatch(call, verb, rest).await,
         ["cfd_tunnel", rest @ ..] => tunnel::dispatch(call, verb, rest).await,
         ["tunnels"] if verb == Verb::Get => tunnel::list(call).await,

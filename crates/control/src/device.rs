@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 
 use crate::Control;
 use crate::api::envelope::{self, ApiError, Reply};
-use crate::api::{BodyFields, RequestId, client_address, collect_limited, refused};
+use crate::api::{BodyFields, RequestId, client_address, collect_limited, raw_call, refused};
 
 /// Longest name of a device, in characters.
 const MAX_NAME: usize = 256;
@@ -55,7 +55,7 @@ fn plain(reply: &EnrollReply) -> Response<Body> {
 async fn enroll(control: &Control, request: Request<Body>, id: &RequestId) -> Result<EnrollReply, ApiError> {
     let (parts, body) = request.into_parts();
     let address = client_address(&parts);
-    let mut actor = Actor { who: "unknown".into(), address, request: id.text() };
+    let mut actor = Actor { who: "unknown".into(), address, request: id.text(), call: raw_call(&parts) };
     let token = match service_token(control, &parts.headers).await? {
         Ok(token) => token,
         Err(why) => {

@@ -4,6 +4,8 @@
 
 #[path = "control/access.rs"]
 mod access;
+#[path = "control/audit.rs"]
+mod audit;
 #[path = "control/device.rs"]
 mod device;
 #[path = "control/http_rules.rs"]

@@ -38,7 +38,7 @@ use std::sync::Arc;
 use sqlx::SqlitePool;
 use tokio::sync::watch;
 
-pub use audit::AuditRow;
+pub use audit::{AuditPlace, AuditRow, AuditWindow, Direction};
 pub use configuration::ConfigurationRow;
 pub use device::{
     DeviceRow, EnrollError, NewRegistration, RegistrationFilter, RegistrationRow, RegistrationStatus,
@@ -60,7 +60,7 @@ pub use virtual_network::{
     NewVirtualNetwork, VirtualNetworkDeleteError, VirtualNetworkEdit, VirtualNetworkFilter,
     VirtualNetworkRow, VirtualNetworkWriteError,
 };
-pub use write::{Actor, FindError, Written};
+pub use write::{Actor, FindError, RawCall, Written};
 
 /// Whether deleted objects are wanted in a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

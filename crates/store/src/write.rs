@@ -20,12 +20,25 @@ pub struct Actor {
     pub address: Option<IpAddr>,
     /// The id of the request, as the client was told it.
     pub request: String,
+    /// The request's line, as the client sent it.
+    pub call: RawCall,
+}
+
+/// What of a request is kept in the audit record, besides what it did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RawCall {
+    /// The method.
+    pub method: String,
+    /// Path and query.
+    pub uri: String,
+    /// How the client calls itself.
+    pub user_agent: String,
 }
 
 impl Actor {
     /// The program itself.
     pub fn system() -> Self {
-        Self { who: "system".into(), address: None, request: String::new() }
+        Self { who: "system".into(), address: None, request: String::new(), call: RawCall::default() }
     }
 }
 

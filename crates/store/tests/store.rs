@@ -12,10 +12,11 @@ use adit_model::{
     AccountId, Change, ChangeBatch, RegistrationId, RouteId, SecretHash, TunnelId, VirtualNetworkId,
 };
 use adit_store::{
-    Actor, Bootstrap, Cascade, ConfigSource, EnrollError, HostnameFilter, NewRegistration, NewRoute,
-    NewServiceToken, NewTunnel, NewVirtualNetwork, OpenError, Overwrite, RouteEdit, RouteFilter,
-    RouteWriteError, ServiceTokenRow, Store, Takeover, TunnelDeleteError, TunnelEdit, TunnelFilter,
-    TunnelRow, TunnelWriteError, VirtualNetworkDeleteError, VirtualNetworkEdit, VirtualNetworkFilter, Window,
+    Actor, AuditWindow, Bootstrap, Cascade, ConfigSource, Direction, EnrollError, HostnameFilter,
+    NewRegistration, NewRoute, NewServiceToken, NewTunnel, NewVirtualNetwork, OpenError, Overwrite,
+    RouteEdit, RouteFilter, RouteWriteError, ServiceTokenRow, Store, Takeover, TunnelDeleteError, TunnelEdit,
+    TunnelFilter, TunnelRow, TunnelWriteError, VirtualNetworkDeleteError, VirtualNetworkEdit,
+    VirtualNetworkFilter, Window,
 };
 use proptest::prelude::*;
 use zeroize::Zeroizing;
@@ -285,7 +286,7 @@ async fn addresses_of_another_tunnel_are_taken_only_where_it_is_allowed() {
     let refused = store.route_update(&actor, ACCOUNT, wide.id, edit, Takeover::Refuse).await;
     assert!(matches!(refused, Err(RouteWriteError::TakesAddresses)), "{refused:?}");
     store.route_create(&actor, ACCOUNT, narrow(&new), Takeover::Allow).await.unwrap();
-    let records = store.audit_list(ACCOUNT, Window::ALL).await.unwrap();
+    let records = store.audit_list(ACCOUNT, &everything()).await.unwrap();
     assert_eq!(records.iter().filter(|record| record.detail["takes_addresses"] == true).count(), 1);
 }
 
@@ -363,7 +364,7 @@ async fn objects_of_another_account_are_not_found() {
 async fn every_write_leaves_an_audit_record_without_secrets() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
-    let actor = Actor { who: "api_token:x".into(), address: None, request: "r1".into() };
+    let actor = Actor { who: "api_token:x".into(), request: "r1".into(), ..Actor::system() };
     let secret = [0x53; 32];
     let new = NewTunnel {
         name: "k8s".into(),
@@ -372,7 +373,7 @@ async fn every_write_leaves_an_audit_record_without_secrets() {
     };
     let made = store.tunnel_create(&actor, ACCOUNT, new).await.unwrap().value;
     store.audit_refusal(&actor, "unknown token").await.unwrap();
-    let records = store.audit_list(ACCOUNT, Window::ALL).await.unwrap();
+    let records = store.audit_list(ACCOUNT, &everything()).await.unwrap();
     let create = records.iter().find(|record| record.action == "tunnel.create").unwrap();
     assert_eq!((create.object_id.as_str(), create.request.as_str()), (made.id.to_string().as_str(), "r1"));
     assert!(!create.detail.to_string().contains("SSSS"), "{}", create.detail);
@@ -591,5 +592,17 @@ proptest! {
             let held = replayed.0.values().filter(|change| matches!(change, Change::TunnelPut(_))).count();
             assert_eq!(listed.rows.len(), held);
         });
+    }
+}
+
+/// Every audit record, newest first.
+fn everything() -> AuditWindow {
+    AuditWindow {
+        since: None,
+        before: None,
+        direction: Direction::Descending,
+        after: None,
+        limit: 10_000,
+        unowned: true,
     }
 }

@@ -135,6 +135,11 @@ impl Query {
         self.text(name).map(parse).transpose()
     }
 
+    /// How many rows are wanted of a list that goes on by cursor.
+    pub(super) fn amount(&self, name: &str, default: u64, largest: u64) -> Result<u64, ApiError> {
+        Ok(self.count(name)?.unwrap_or(default).min(largest))
+    }
+
     /// Which page is wanted; a size above the largest is cut to it (contract D, 4).
     pub(super) fn paging(&self, default: u64, largest: u64) -> Result<Paging, ApiError> {
         let page = self.count("page")?.unwrap_or(1);

@@ -1,5 +1,7 @@
 //! What holds for every request: envelope, headers, credentials, codes (contract D, 1 to 4).
 
+use adit_store::{AuditWindow, Direction};
+
 use super::*;
 
 #[tokio::test]
@@ -138,8 +140,7 @@ async fn refused_credentials_are_limited_by_address_and_recorded() {
     limited.refused(429, 971, "Please wait");
     assert!(limited.headers.contains_key("retry-after") && !limited.headers.contains_key("x-should-retry"));
     send(&api.token).await.result();
-    let records =
-        api.control.store().audit_list(api.control.account(), adit_store::Window::ALL).await.unwrap();
+    let records = api.control.store().audit_list(api.control.account(), &everything()).await.unwrap();
     let recorded = records.iter().filter(|record| record.action == "credential.refuse");
     assert_eq!(recorded.count(), refusals);
 }
@@ -170,4 +171,16 @@ async fn a_tunnel_token_takes_no_addresses_from_another_tunnel() {
     let refused = api.send_as(Some(&writer), Method::POST, &path, body.clone()).await;
     refused.refused(403, 10000, "Zero Trust Write");
     api.send_as(Some(&api.token), Method::POST, &path, body).await.result();
+}
+
+/// Every audit record, newest first.
+fn everything() -> AuditWindow {
+    AuditWindow {
+        since: None,
+        before: None,
+        direction: Direction::Descending,
+        after: None,
+        limit: 10_000,
+        unowned: true,
+    }
 }
