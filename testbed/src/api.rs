@@ -51,6 +51,12 @@ impl Api {
         })
     }
 
+    /// A client of another account, by a token of it.
+    pub fn of_account(address: SocketAddr, data: &Path, account: &str, token: &str) -> Result<Self> {
+        let tls = https::connector(&data.join("ca.pem"), None)?;
+        Ok(Self { address, tls, token: token.to_owned(), account: account.to_owned() })
+    }
+
     /// The account's id.
     pub fn account(&self) -> &str {
         &self.account

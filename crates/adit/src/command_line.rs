@@ -17,6 +17,7 @@ pub(crate) use management::*;
 pub(crate) use single_dash::corrected;
 
 use crate::access::AccessCommand;
+use crate::account::{self, AccountCommand};
 use crate::management::Failure;
 use crate::policy::PolicyCommand;
 
@@ -42,6 +43,9 @@ pub(crate) enum AditCommand {
     /// The client side of applications behind public host names
     #[command(after_help = ACCESS_EXAMPLES)]
     Access(AccessCommand),
+    /// The accounts of this installation, made and deleted on its own machine
+    #[command(after_help = account::EXAMPLES)]
+    Account(AccountCommand),
     /// Expressions of rules, tested without a network
     Policy(PolicyCommand),
 }

@@ -4,6 +4,7 @@
 //! here: what, where, what was expected, what to do.
 
 mod access;
+mod account;
 mod agent;
 mod authority;
 mod certificates;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         AditCommand::Tunnel(command) => tunnel::run(*command),
         AditCommand::Agent(command) => agent::run(command),
         AditCommand::Access(command) => access::run(command),
+        AditCommand::Account(command) => account::run(command),
         AditCommand::Policy(command) => policy::run(command),
     };
     match result {

@@ -13,6 +13,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::account::socket::Socket;
 use crate::authority::Authority;
 use crate::certificates::{HostCertificates, Supplied};
 use crate::command_line::UpFlags;
@@ -58,6 +59,12 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
     let ends = join(&control, &tasks, &stop).await?;
+    match Socket::bind(&settings.data) {
+        Ok(socket) => drop(tasks.spawn(socket.serve(control.store().clone(), stop.clone()))),
+        Err(error) => {
+            tracing::warn!(%error, "no control socket: adit account can only be used while adit up is stopped");
+        }
+    }
     let edge = Arc::new(Edge::start(config, ends).await.map_err(with_hint)?);
     tasks.spawn(listener::serve(metrics, Arc::clone(&edge), stop.clone()));
     tracing::info!(

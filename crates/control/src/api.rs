@@ -208,14 +208,15 @@ async fn outcome(
     }
     if principal.standing != Standing::Active && !verifies {
         let error = ApiError::new(StatusCode::UNAUTHORIZED, 10000, "Authentication error");
-        return Err(refused(control, &actor, error).await);
+        return Err(refused(control, &actor, Some(principal.token.account), error).await);
     }
     actor.who = format!("api_token:{}", principal.token.id);
 
     let verb = Verb::of(&parts.method).ok_or_else(ApiError::no_route)?;
     let query = Query::parse(parts.uri.query().unwrap_or_default())?;
     let body = if verb == Verb::Get { Bytes::new() } else { collect(&parts, body).await? };
-    let account = control.0.account;
+    // A token sees no other account than its own.
+    let account = principal.token.account;
     let call = Call { control, principal: &principal, actor, account, query, body };
     dispatch(&call, verb, &segments, parts.uri.path()).await
 }

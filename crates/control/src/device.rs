@@ -3,7 +3,7 @@
 //! The listener leaves the key as `adit_model::PresentedKey` and the client's `std::net::SocketAddr` in the request's
 //! extensions. A fresh install has one enrolment rule, and it is this one: the account's service tokens may enrol.
 
-use adit_model::{PresentedKey, SecretHash};
+use adit_model::{AccountId, PresentedKey, SecretHash};
 use adit_store::{Actor, EnrollError, NewRegistration, ServiceTokenRow};
 use adit_wire::device::{
     CLIENT_ID_HEADER, CLIENT_SECRET_HEADER, ENROLL_PATH, EnrollReply, EnrollRequest, MAX_ENROLL_BYTES,
@@ -58,10 +58,10 @@ async fn enroll(control: &Control, request: Request<Body>, id: &RequestId) -> Re
     let mut actor = Actor { who: "unknown".into(), address, request: id.text(), call: raw_call(&parts) };
     let token = match service_token(control, &parts.headers).await? {
         Ok(token) => token,
-        Err(why) => {
+        Err((account, why)) => {
             let error =
                 ApiError::new(StatusCode::UNAUTHORIZED, 10000, format!("Authentication error: {why}"));
-            return Err(refused(control, &actor, error).await);
+            return Err(refused(control, &actor, account, error).await);
         }
     };
     actor.who = format!("service_token:{}", token.id);
@@ -90,28 +90,32 @@ fn presented(parts: &Parts) -> Result<&PresentedKey, ApiError> {
     })
 }
 
+/// Whose service token was refused, if it is anyone's, and why.
+type RefusedToken = (Option<AccountId>, &'static str);
+
 /// The service token of the request, or why it is refused.
 async fn service_token(
     control: &Control,
     headers: &HeaderMap,
-) -> Result<Result<ServiceTokenRow, &'static str>, ApiError> {
+) -> Result<Result<ServiceTokenRow, RefusedToken>, ApiError> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let Some((client_id, secret)) = text(CLIENT_ID_HEADER).zip(text(CLIENT_SECRET_HEADER)) else {
-        return Ok(Err("send a service token as Cf-Access-Client-Id and Cf-Access-Client-Secret"));
+        return Ok(Err((None, "send a service token as Cf-Access-Client-Id and Cf-Access-Client-Secret")));
     };
     let now = OffsetDateTime::now_utc();
     let found = control.0.store.service_token_by_client_id(client_id).await?;
     let Some(token) = found else {
         // As much work as for a token that exists.
         let _work = SecretHash::of(secret.as_bytes());
-        return Ok(Err("the service token's id or secret is wrong"));
+        return Ok(Err((None, "the service token's id or secret is wrong")));
     };
+    let refused = |why| Err((Some(token.account), why));
     Ok(if !token.has_secret(secret.as_bytes(), now) {
-        Err("the service token's id or secret is wrong")
+        refused("the service token's id or secret is wrong")
     } else if !token.enabled {
-        Err("the service token is switched off")
+        refused("the service token is switched off")
     } else if !token.is_good(now) {
-        Err("the service token has expired")
+        refused("the service token has expired")
     } else {
         Ok(token)
     })

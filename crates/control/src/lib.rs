@@ -8,6 +8,7 @@
 //! (connections) is in memory only and is rebuilt by the edges' reports. It never sees an edge: what crosses is a type of
 //! `model`.
 
+pub mod accounts;
 pub mod api;
 pub mod device;
 mod install;

@@ -108,12 +108,21 @@ const ACCOUNT_RESOURCE: &str = "com.cloudflare.api.account.";
 
 /// Policies that grant everything on every account.
 pub(crate) fn all_policies() -> Value {
+    everything_on("*")
+}
+
+/// Policies that grant everything on one account.
+pub(crate) fn policies_of(account: AccountId) -> Value {
+    everything_on(&account.to_string())
+}
+
+fn everything_on(account: &str) -> Value {
     let groups: Vec<Value> =
         GROUPS.iter().map(|group| json!({ "id": group.id, "name": group.name })).collect();
     json!([{
         "effect": "allow",
         "permission_groups": groups,
-        "resources": { "com.cloudflare.api.account.*": "*" },
+        "resources": { format!("{ACCOUNT_RESOURCE}{account}"): "*" },
     }])
 }
 

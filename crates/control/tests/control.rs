@@ -4,6 +4,8 @@
 
 #[path = "control/access.rs"]
 mod access;
+#[path = "control/accounts.rs"]
+mod accounts;
 #[path = "control/audit.rs"]
 mod audit;
 #[path = "control/device.rs"]

@@ -91,11 +91,17 @@ pub(crate) struct Audit<'a> {
 }
 
 impl Store {
-    /// Records that a credential was refused. The caller bounds how often this happens.
-    pub async fn audit_refusal(&self, actor: &Actor, reason: &str) -> Result<(), Fault> {
+    /// Records that a credential was refused: in the account whose it is, if it is known. The caller bounds how often this
+    /// happens.
+    pub async fn audit_refusal(
+        &self,
+        actor: &Actor,
+        account: Option<AccountId>,
+        reason: &str,
+    ) -> Result<(), Fault> {
         let audit = Audit {
             at: now_micros(),
-            account: None,
+            account,
             actor,
             action: "credential.refuse",
             kind: "credential",

@@ -25,6 +25,7 @@ mod secret;
 mod service_token;
 mod state;
 mod tenant;
+mod tenant_removal;
 mod token;
 mod tunnel;
 mod virtual_network;
@@ -50,7 +51,8 @@ pub use page::{Page, Window};
 pub use route::{NewRoute, RouteEdit, RouteFilter, RouteRow, RouteWriteError, Takeover};
 pub use row::Fault;
 pub use service_token::{NewServiceToken, ServiceTokenEdit, ServiceTokenRow};
-pub use tenant::{AccountRow, Bootstrap};
+pub use tenant::{AccountCreateError, AccountRow, Bootstrap};
+pub use tenant_removal::{AccountDeleteError, Holdings};
 pub use token::{NewToken, TokenEdit, TokenRow};
 pub use tunnel::{
     Cascade, ConfigSource, NewTunnel, TunnelDeleteError, TunnelEdit, TunnelFilter, TunnelRow,

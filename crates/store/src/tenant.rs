@@ -1,11 +1,11 @@
-//! Accounts, and what the first start of an installation makes.
+//! Accounts, and what each begins with.
 
 use adit_model::{AccountId, Change, SecretHash, VirtualNetwork, VirtualNetworkId};
 use sqlx::sqlite::SqliteRow;
 use time::OffsetDateTime;
 
 use crate::row::{Columns, Fault, to_hex};
-use crate::write::{Actor, Deed, new_uuid};
+use crate::write::{Actor, Deed, Write, new_uuid};
 use crate::{Store, Written};
 
 /// The name of the virtual network that every account begins with (contract D, 6.5).
@@ -24,7 +24,7 @@ pub struct AccountRow {
     pub created_at: OffsetDateTime,
 }
 
-/// What the first account of an installation begins with.
+/// What an account begins with.
 #[derive(Debug, Clone)]
 pub struct Bootstrap {
     /// The account's tag.
@@ -35,6 +35,23 @@ pub struct Bootstrap {
     pub token_hash: SecretHash,
     /// The policies of the first API token, as the API would show them.
     pub token_policies: serde_json::Value,
+}
+
+/// An account was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountCreateError {
+    /// There is one of that name.
+    #[error("there is an account of that name")]
+    NameTaken,
+    /// The store failed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+impl From<sqlx::Error> for AccountCreateError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Fault(error.into())
+    }
 }
 
 impl Store {
@@ -54,11 +71,37 @@ impl Store {
         if accounts > 0 {
             return Ok(None);
         }
+        self.account_insert(write, &Actor::system(), first).await.map(Some)
+    }
+
+    /// Makes another account, with its virtual network and its first API token. No two accounts have one name.
+    pub async fn account_create(
+        &self,
+        actor: &Actor,
+        new: &Bootstrap,
+    ) -> Result<Written<AccountRow>, AccountCreateError> {
+        let mut write = self.write().await?;
+        let taken: i64 = sqlx::query_scalar("SELECT count(*) FROM accounts WHERE name = $1")
+            .bind(new.name.clone())
+            .fetch_one(write.sql())
+            .await?;
+        if taken > 0 {
+            return Err(AccountCreateError::NameTaken);
+        }
+        Ok(self.account_insert(write, actor, new).await?)
+    }
+
+    async fn account_insert(
+        &self,
+        mut write: Write,
+        actor: &Actor,
+        new: &Bootstrap,
+    ) -> Result<Written<AccountRow>, Fault> {
         let at = write.at();
-        let account = first.account.to_string();
+        let account = new.account.to_string();
         sqlx::query("INSERT INTO accounts (id, name, created_at) VALUES ($1, $2, $3)")
             .bind(&account)
-            .bind(&first.name)
+            .bind(&new.name)
             .bind(at)
             .execute(write.sql())
             .await?;
@@ -80,26 +123,26 @@ impl Store {
         .bind(new_uuid().to_string())
         .bind(&account)
         .bind(FIRST_TOKEN)
-        .bind(to_hex(first.token_hash.bytes()))
-        .bind(first.token_policies.to_string())
+        .bind(to_hex(new.token_hash.bytes()))
+        .bind(new.token_policies.to_string())
         .bind(at)
         .execute(write.sql())
         .await?;
-        let network = VirtualNetwork { id: network, account: first.account, is_default: true };
+        let network = VirtualNetwork { id: network, account: new.account, is_default: true };
         write.change(Change::VirtualNetworkPut(network));
-        let value = AccountRow { id: first.account, name: first.name.clone(), created_at: write.time() };
+        let value = AccountRow { id: new.account, name: new.name.clone(), created_at: write.time() };
         let deed = Deed {
-            account: Some(first.account),
+            account: Some(new.account),
             action: "account.create",
             kind: "account",
             id: &account,
-            detail: serde_json::json!({ "name": first.name }),
+            detail: serde_json::json!({ "name": new.name }),
         };
-        self.commit(write, &Actor::system(), deed, value).await.map(Some)
+        self.commit(write, actor, deed, value).await
     }
 }
 
-fn account_row(row: &SqliteRow) -> Result<AccountRow, Fault> {
+pub(crate) fn account_row(row: &SqliteRow) -> Result<AccountRow, Fault> {
     let columns = Columns::new(row, "accounts");
     Ok(AccountRow {
         id: columns.parsed("id")?,

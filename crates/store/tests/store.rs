@@ -372,7 +372,7 @@ async fn every_write_leaves_an_audit_record_without_secrets() {
         config_source: ConfigSource::Local,
     };
     let made = store.tunnel_create(&actor, ACCOUNT, new).await.unwrap().value;
-    store.audit_refusal(&actor, "unknown token").await.unwrap();
+    store.audit_refusal(&actor, None, "unknown token").await.unwrap();
     let records = store.audit_list(ACCOUNT, &everything()).await.unwrap();
     let create = records.iter().find(|record| record.action == "tunnel.create").unwrap();
     assert_eq!((create.object_id.as_str(), create.request.as_str()), (made.id.to_string().as_str(), "r1"));

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a test's helper fails the test")]
 #![expect(clippy::print_stderr, reason = "a test names the kubectl and the API server that it ran")]
 
+mod accounts;
 mod apiserver;
 mod carriers;
 mod clients;

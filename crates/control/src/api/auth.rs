@@ -75,18 +75,18 @@ pub(super) async fn authenticate(
 ) -> Result<Principal, ApiError> {
     let credential = match bearer(headers) {
         Ok(credential) => credential,
-        Err(error) => return Err(refused(control, actor, error).await),
+        Err(error) => return Err(refused(control, actor, None, error).await),
     };
     let found = control.0.store.token_by_hash(SecretHash::of(credential.as_bytes())).await?;
     let Some(token) = found else {
         let error = ApiError::new(StatusCode::UNAUTHORIZED, 10000, "Authentication error");
-        return Err(refused(control, actor, error).await);
+        return Err(refused(control, actor, None, error).await);
     };
     if !allowed_from(token.condition.as_ref(), actor.address) {
         let address = actor.address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
         let message = format!("Cannot use the access token from location: {address}");
         let error = ApiError::new(StatusCode::FORBIDDEN, 9109, message);
-        return Err(refused(control, actor, error).await);
+        return Err(refused(control, actor, Some(token.account), error).await);
     }
     let standing = Standing::of(&token, OffsetDateTime::now_utc());
     Ok(Principal { token, standing })
@@ -126,12 +126,17 @@ fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
     Err(ApiError::new(StatusCode::BAD_REQUEST, 9106, message))
 }
 
-/// Counts and records a refused credential; what the client is told in the end.
-pub(crate) async fn refused(control: &Control, actor: &Actor, error: ApiError) -> ApiError {
+/// Counts and records a refused credential, which may be one of an account; what the client is told in the end.
+pub(crate) async fn refused(
+    control: &Control,
+    actor: &Actor,
+    account: Option<AccountId>,
+    error: ApiError,
+) -> ApiError {
     if let Err(wait) = control.failures().refuse(actor.address, Instant::now()) {
         return ApiError::too_many(wait.as_secs());
     }
-    if let Err(fault) = control.0.store.audit_refusal(actor, &error.message).await {
+    if let Err(fault) = control.0.store.audit_refusal(actor, account, &error.message).await {
         warn!(error = &fault as &dyn std::error::Error, "a refused credential was not recorded");
     }
     error

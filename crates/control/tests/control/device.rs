@@ -12,7 +12,12 @@ impl Api {
         (made.text("/result/client_id"), made.text("/result/client_secret"))
     }
 
-    async fn enroll(&self, token: Option<&(String, String)>, key: Option<&[u8]>, body: &str) -> Answer {
+    pub(crate) async fn enroll(
+        &self,
+        token: Option<&(String, String)>,
+        key: Option<&[u8]>,
+        body: &str,
+    ) -> Answer {
         let mut request = Request::post("/adit/device/enroll");
         if let Some((id, secret)) = token {
             request = request.header("Cf-Access-Client-Id", id).header("Cf-Access-Client-Secret", secret);
@@ -26,7 +31,8 @@ impl Api {
     }
 }
 
-const LAPTOP: &str = r#"{"name":"laptop","device_type":"linux","os_version":"13","client_version":"0.1.0"}"#;
+pub(crate) const LAPTOP: &str =
+    r#"{"name":"laptop","device_type":"linux","os_version":"13","client_version":"0.1.0"}"#;
 
 #[tokio::test]
 async fn a_service_token_enrols_a_device_and_the_edges_are_told() {
