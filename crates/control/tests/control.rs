@@ -14,6 +14,8 @@ mod device;
 mod http_rules;
 #[path = "control/ingress.rs"]
 mod ingress;
+#[path = "control/isolation.rs"]
+mod isolation;
 #[path = "control/network.rs"]
 mod network;
 #[path = "control/start.rs"]
