@@ -295,6 +295,25 @@ const checks = {
       await refused(404, 1100, () => devices.registrations.get(NOWHERE, { account_id }));
     },
   },
+  audit: {
+    async a_cursor_walks_over_every_record_once() {
+      const api = client();
+      const tunnels = api.zeroTrust.tunnels.cloudflared;
+      const made = [];
+      for (let number = 0; number < 125; number++) {
+        made.push((await tunnels.create({ account_id, name: `js-audit-${number}` })).id);
+      }
+      for (const id of made) await tunnels.delete(id, { account_id });
+      const stretch = { account_id, since: "2020-01-01", before: "2100-01-01" };
+      const rows = await all(api.accounts.logs.audit.list({ ...stretch, limit: 40 }));
+      equal(new Set(rows.map((row) => row.id)).size, rows.length);
+      const seen = rows.filter((row) => made.includes(row.resource.id));
+      equal(
+        seen.map((row) => `${row.resource.id} ${row.action.type}`).sort(),
+        made.flatMap((id) => [`${id} create`, `${id} delete`]).sort(),
+      );
+    },
+  },
   foreign: {
     async another_accounts_objects_are_not_there() {
       const [account, tunnel] = process.env.FOREIGN.split("/");

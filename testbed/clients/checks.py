@@ -392,6 +392,27 @@ def registrations_and_devices_can_be_listed():
     refused(404, 1100, devices.devices.get, NOWHERE, account_id=ACCOUNT)
 
 
+@check("audit")
+def a_cursor_walks_over_every_record_once():
+    api = client()
+    tunnels = api.zero_trust.tunnels.cloudflared
+    made = [tunnels.create(account_id=ACCOUNT, name=f"py-audit-{number}").id for number in range(125)]
+    for tunnel in made:
+        tunnels.delete(tunnel, account_id=ACCOUNT)
+    stretch = {"account_id": ACCOUNT, "since": "2020-01-01", "before": "2100-01-01"}
+    before = len(api.wire.requests)
+    rows = list(api.accounts.logs.audit.list(**stretch, limit=40))
+    assert len(api.wire.requests) - before >= len(rows) // 40, api.wire.requests[before:]
+    equal(len({row.id for row in rows}), len(rows))
+    seen = [(row.action.type, row.resource.id) for row in rows if row.resource.id in made]
+    equal(sorted(seen), sorted([(kind, id) for id in made for kind in ("create", "delete")]))
+    ours = {row.actor.token_name for row in rows if row.resource.id in made}
+    equal(ours, {"admin"})
+    filtered = list(api.accounts.logs.audit.list(**stretch, resource_id={"not": made}, action_type={"not": ["delete"]}))
+    assert all(row.resource.id not in made and row.action.type != "delete" for row in filtered)
+    equal(len(list(api.audit_logs.list(account_id=ACCOUNT, id=rows[0].id))), 1)
+
+
 @check("foreign")
 def another_accounts_objects_are_not_there():
     account, tunnel = os.environ["FOREIGN"].split("/")

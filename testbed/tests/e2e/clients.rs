@@ -10,9 +10,14 @@ use std::process::{Command, Output, Stdio};
 
 use adit_testbed::chain::Chain;
 use adit_testbed::net::EDGE_V4;
+use http::Method;
+use serde_json::json;
 
-/// What every installation must pass; what needs more than an edge is named by the tests that make it.
-const GROUPS: [&str; 6] = ["tunnels", "paging", "routes", "tokens", "service-tokens", "devices"];
+use crate::accounts;
+
+/// What `make test` has time for.
+const GROUPS: [&str; 8] =
+    ["tunnels", "paging", "routes", "tokens", "service-tokens", "devices", "audit", "foreign"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_client_works() {
@@ -67,16 +72,23 @@ mod long {
     }
 }
 
-/// An edge, and the clients on the laptop.
+/// An edge with two accounts, and clients of the first on the laptop.
 struct Site {
     chain: Chain,
+    /// The other account and a tunnel of it, as `ACCOUNT/TUNNEL`.
+    foreign: String,
 }
 
 impl Site {
     async fn start() -> Self {
         let mut chain = Chain::new().unwrap();
         chain.start_edge().await.unwrap();
-        Self { chain }
+        let other = accounts::create(&chain, "another");
+        let api = accounts::api_of(&chain, &other);
+        let tunnel = json!({ "name": "of-another" });
+        let tunnel = api.result(&chain.world.edge, Method::POST, "cfd_tunnel", Some(&tunnel)).await.unwrap();
+        let foreign = format!("{}/{}", other.0, tunnel["id"].as_str().unwrap());
+        Self { chain, foreign }
     }
 
     fn python(&self, version: &str, groups: &[&str]) {
@@ -110,7 +122,7 @@ impl Site {
         command.env("HOME", self.chain.dir()).current_dir(self.chain.dir());
         command.env("CLOUDFLARE_BASE_URL", &base).env("CLOUDFLARE_API_BASE_URL", &base);
         command.env("CLOUDFLARE_API_TOKEN", token);
-        command.env("CLOUDFLARE_ACCOUNT_ID", &account).env("ACCOUNT", &account);
+        command.env("CLOUDFLARE_ACCOUNT_ID", &account).env("ACCOUNT", &account).env("FOREIGN", &self.foreign);
         command.env("SSL_CERT_FILE", &ca).env("NODE_EXTRA_CA_CERTS", &ca);
         command.env("CI", "1").env("NO_COLOR", "1").env("WRANGLER_SEND_METRICS", "false");
         command.arg(program);

@@ -66,7 +66,8 @@ pub(super) async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
         window.after.clone_from(&last);
     };
     let after = last.filter(|_| more).map_or_else(String::new, |place| place.to_string());
-    let info = json!({ "count": rows.len(), "cursors": { "after": after } });
+    // Older clients look for the cursor where the other lists have it.
+    let info = json!({ "count": rows.len(), "cursor": after, "cursors": { "after": after } });
     Ok(Reply::Many { rows, info })
 }
 
@@ -278,10 +279,10 @@ impl Viewer {
     }
 }
 
-/// Who an actor's text names.
+/// Who an actor's text names, in the words of the published schema, which knows no others.
 struct Who<'r> {
-    kind: &'static str,
-    context: &'static str,
+    kind: Option<&'static str>,
+    context: Option<&'static str>,
     id: Option<&'r str>,
     token: Option<&'r str>,
 }
@@ -290,15 +291,17 @@ impl<'r> Who<'r> {
     fn of(record: &'r AuditRow) -> Self {
         match record.actor.split_once(':') {
             Some(("api_token", id)) => {
-                Self { kind: "account", context: "api_token", id: Some(id), token: Some(id) }
+                Self { kind: Some("account"), context: Some("api_token"), id: Some(id), token: Some(id) }
             }
             Some(("service_token", id)) => {
-                Self { kind: "service_token", context: "device", id: Some(id), token: None }
+                Self { kind: Some("account"), context: None, id: Some(id), token: None }
             }
+            // Someone of the machine itself, by the number of the user.
+            Some(("local", id)) => Self { kind: Some("user"), context: None, id: Some(id), token: None },
             _ if record.actor == "system" => {
-                Self { kind: "system", context: "system", id: None, token: None }
+                Self { kind: Some("system"), context: None, id: None, token: None }
             }
-            _ => Self { kind: "unknown", context: "api", id: None, token: None },
+            _ => Self { kind: None, context: None, id: None, token: None },
         }
     }
 }
@@ -311,7 +314,7 @@ fn legacy_item(record: &AuditRow) -> Value {
         "action": { "type": action(record), "result": record.success },
         "actor": {
             "id": actor.id, "email": null, "ip": record.address,
-            "type": if actor.kind == "system" { "system" } else { "user" },
+            "type": if actor.kind == Some("system") { "system" } else { "user" },
         },
         "resource": { "id": text(&record.object_id), "type": record.object_kind },
         "owner": { "id": record.account },

@@ -30,7 +30,7 @@ async fn every_write_is_recorded_once_with_who_and_what() {
     assert_eq!(item["raw"]["method"], "POST");
     assert_eq!(item["raw"]["uri"], api.path("teamnet/routes"));
     assert_eq!(item["account"]["id"], api.control.account().to_string());
-    assert_eq!(listed.body["result_info"], json!({ "count": 2, "cursors": { "after": "" } }));
+    assert_eq!(listed.body["result_info"], json!({ "count": 2, "cursor": "", "cursors": { "after": "" } }));
 }
 
 #[tokio::test]

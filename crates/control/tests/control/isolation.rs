@@ -294,12 +294,11 @@ async fn a_host_name_of_another_account_cannot_be_taken() {
         }
     }
     let snapshot = api.control.subscribe().await.unwrap().0.changes;
-    let owners: Vec<String> = snapshot
-        .iter()
-        .filter_map(|change| match change {
-            adit_model::Change::HostnamePut(put) => Some(put.account.to_string()),
-            _ => None,
-        })
-        .collect();
+    let mut owners = Vec::new();
+    for change in &snapshot {
+        if let adit_model::Change::HostnamePut(put) = change {
+            owners.push(put.account.to_string());
+        }
+    }
     assert_eq!(owners, [other.account.id.to_string()]);
 }
