@@ -20,6 +20,8 @@ mod isolation;
 mod network;
 #[path = "control/start.rs"]
 mod start;
+#[path = "control/traces.rs"]
+mod traces;
 #[path = "control/tunnel.rs"]
 mod tunnel;
 
