@@ -83,6 +83,32 @@ async fn accounts_are_made_listed_and_deleted_on_the_machine_of_the_edge() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_logs_in_with_a_token_works_in_the_tokens_account() {
+    let mut chain = Chain::new().unwrap();
+    chain.start_edge().await.unwrap();
+    chain.create_tunnel("of-the-first").await.unwrap();
+    let (id, token) = create(&chain, "staging");
+    let run = |arguments: &[&str], token: Option<&str>| {
+        let mut command = chain.adit(&chain.world.edge);
+        command.current_dir(chain.dir()).env("HOME", chain.dir()).arg("tunnel").args(arguments);
+        command.envs(token.map(|token| ("ADIT_API_TOKEN", token))).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let ca = chain.data().join("ca.pem");
+    let ca = ca.to_str().unwrap();
+    run(&["login", "https://localhost", "--ca", ca], Some(&token));
+    let made = run(&["create", "-o", "json", "of-staging"], None);
+    let listed = run(&["list"], None);
+    assert!(listed.contains("of-staging") && !listed.contains("of-the-first"), "{listed}");
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let credentials = chain.dir().join(format!(".cloudflared/{}.json", made["id"].as_str().unwrap()));
+    let credentials: Value = serde_json::from_slice(&std::fs::read(credentials).unwrap()).unwrap();
+    assert_eq!(credentials["AccountTag"], id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn equal_networks_of_two_accounts_lead_each_to_its_own_tunnel() {
     let mut chain = Chain::with_connectors(1).await.unwrap();
     tokio::spawn(tell_pods(chain.world.cluster.listen((API_V4, PORT).into()).unwrap()));
