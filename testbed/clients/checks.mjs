@@ -288,11 +288,75 @@ const checks = {
     },
   },
   devices: {
-    async registrations_and_devices_can_be_listed() {
+    async a_registration_is_read_revoked_and_let_in_again() {
       const { devices } = client().zeroTrust;
-      equal(await all(devices.registrations.list({ account_id })), []);
+      const { registrations } = devices;
+      const [row] = await all(registrations.list({ account_id }));
+      const revoked = async () => (await registrations.get(row.id, { account_id })).revoked_at;
+      equal(await revoked(), null);
+      const [device] = await all(devices.devices.list({ account_id }));
+      equal([device.id, device.active_registrations], [row.device.id, 1]);
+      await registrations.revoke({ account_id, id: [row.id] });
+      ok(await revoked());
+      await registrations.unrevoke({ account_id, id: [row.id] });
+      equal(await revoked(), null);
+      await refused(404, 1100, () => registrations.revoke({ account_id, id: [row.id, NOWHERE] }));
+      await refused(404, 1100, () => registrations.get(NOWHERE, { account_id }));
+      await registrations.bulkDelete({ account_id, id: [row.id] });
+      await devices.devices.delete(device.id, { account_id });
       equal(await all(devices.devices.list({ account_id })), []);
-      await refused(404, 1100, () => devices.registrations.get(NOWHERE, { account_id }));
+    },
+  },
+  lists: {
+    async a_list_keeps_its_items_until_they_are_replaced() {
+      const { lists } = client().zeroTrust.gateway;
+      const items = [{ value: "10.10.0.5/32", description: "API" }, { value: "2001:DB8::101/128" }, { value: "10.0.0.1" }];
+      const made = await lists.create({ account_id, name: "js IPs", type: "IP", items });
+      const stored = async () => (await all(lists.items.list(made.id, { account_id }))).map((item) => item.value).sort();
+      equal(await stored(), items.map((item) => item.value).sort());
+      await lists.edit(made.id, { account_id, append: [{ value: "10.0.0.2" }], remove: ["10.0.0.1"] });
+      equal(await stored(), ["10.0.0.2", "10.10.0.5/32", "2001:DB8::101/128"]);
+      await lists.update(made.id, { account_id, name: "js renamed" });
+      const read = await lists.get(made.id, { account_id });
+      equal([read.name, read.count, read.items.length], ["js renamed", 3, 3]);
+      ok((await all(lists.list({ account_id }))).some((row) => row.id === made.id && row.count === 3));
+      await lists.update(made.id, { account_id, name: "js renamed", items: [] });
+      equal(await stored(), []);
+      const bad = [...items, { value: "10.0.0.1/8" }];
+      const error = await refused(400, 2054, () => lists.create({ account_id, name: "bad", type: "IP", items: bad }));
+      equal(error.error.errors[0].source.pointer, "/items/3/value");
+      await lists.delete(made.id, { account_id });
+      await refused(404, 2050, () => lists.get(made.id, { account_id }));
+    },
+  },
+  rules: {
+    async the_reference_rule_comes_back_as_it_was_sent() {
+      const { lists, rules } = client().zeroTrust.gateway;
+      const ips = await lists.create({ account_id, name: "js API", type: "IP", items: [{ value: "10.10.0.5/32" }] });
+      const sent = {
+        name: "Don't inspect Kubernetes API",
+        description: "Allow connections from kubectl to API",
+        precedence: 10000321,
+        enabled: true,
+        action: "off",
+        filters: ["http"],
+        traffic: `any(http.conn.dst_ip[*] in $${ips.id.replaceAll("-", "")})`,
+      };
+      const made = await rules.create({ account_id, ...sent });
+      const read = await rules.get(made.id, { account_id });
+      for (const [field, value] of Object.entries(sent)) equal([made[field], read[field]], [value, value]);
+      equal([read.identity, read.device_posture, read.rule_settings, read.version], ["", "", null, 1]);
+      ok((await all(rules.list({ account_id }))).some((row) => row.id === made.id));
+      await refused(409, 2053, () => lists.delete(ips.id, { account_id }));
+      const changed = await rules.update(made.id, { account_id, ...sent, description: "changed" });
+      equal([changed.description, changed.version, changed.precedence], ["changed", 2, 10000321]);
+      const error = await refused(400, 2088, () =>
+        rules.update(made.id, { account_id, ...sent, traffic: "http.foo == 1" }),
+      );
+      equal(error.error.errors[0].source.pointer, "/traffic");
+      await rules.delete(made.id, { account_id });
+      await refused(404, 2080, () => rules.get(made.id, { account_id }));
+      await lists.delete(ips.id, { account_id });
     },
   },
   audit: {

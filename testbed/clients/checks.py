@@ -384,12 +384,134 @@ def a_service_tokens_secret_is_shown_once():
 
 
 @check("devices")
-def registrations_and_devices_can_be_listed():
+def a_registration_is_read_revoked_and_let_in_again():
     devices = client().zero_trust.devices
-    equal(list(devices.registrations.list(account_id=ACCOUNT)), [])
-    equal(list(devices.devices.list(account_id=ACCOUNT)), [])
+    [row] = devices.registrations.list(account_id=ACCOUNT)
+    read = devices.registrations.get(row.id, account_id=ACCOUNT)
+    equal((read.id, read.device.id, read.revoked_at), (row.id, row.device.id, None))
+    [device] = devices.devices.list(account_id=ACCOUNT)
+    equal((device.id, device.active_registrations), (row.device.id, 1))
+    equal(devices.devices.get(device.id, account_id=ACCOUNT).name, device.name)
+    devices.registrations.revoke(account_id=ACCOUNT, id=[row.id])
+    assert devices.registrations.get(row.id, account_id=ACCOUNT).revoked_at
+    equal(devices.devices.get(device.id, account_id=ACCOUNT).active_registrations, 0)
+    devices.registrations.unrevoke(account_id=ACCOUNT, id=[row.id])
+    equal(devices.registrations.get(row.id, account_id=ACCOUNT).revoked_at, None)
+    refused(404, 1100, devices.registrations.revoke, account_id=ACCOUNT, id=[row.id, NOWHERE])
+    equal(devices.registrations.get(row.id, account_id=ACCOUNT).revoked_at, None)
     refused(404, 1100, devices.registrations.get, NOWHERE, account_id=ACCOUNT)
     refused(404, 1100, devices.devices.get, NOWHERE, account_id=ACCOUNT)
+    # The older list of the same.
+    equal([old.id for old in devices.list(account_id=ACCOUNT)], [row.id])
+    devices.registrations.bulk_delete(account_id=ACCOUNT, id=[row.id])
+    equal(list(devices.registrations.list(account_id=ACCOUNT)), [])
+    devices.devices.delete(device.id, account_id=ACCOUNT)
+    equal(list(devices.devices.list(account_id=ACCOUNT)), [])
+
+
+# Lists and rules.
+
+
+@check("lists")
+def a_list_keeps_its_items_until_they_are_replaced():
+    lists = client().zero_trust.gateway.lists
+    items = [{"value": "10.10.0.5/32", "description": "API"}, {"value": "2001:DB8::101/128"}, {"value": "10.0.0.1"}]
+    made = lists.create(account_id=ACCOUNT, name="py IPs", type="IP", description="of Python", items=items)
+    equal((made.name, made.type, made.description), ("py IPs", "IP", "of Python"))
+    values = [item["value"] for item in items]
+    stored = lambda: [row.value for row in lists.items.list(made.id, account_id=ACCOUNT)]
+    equal(sorted(stored()), sorted(values))
+    read = lists.get(made.id, account_id=ACCOUNT)
+    equal((read.count, sorted(item.value for item in read.items)), (3, sorted(values)))
+    lists.edit(made.id, account_id=ACCOUNT, append=[{"value": "10.0.0.2"}], remove=["10.0.0.1"])
+    equal(sorted(stored()), sorted(values[:2] + ["10.0.0.2"]))
+    lists.update(made.id, account_id=ACCOUNT, name="py renamed")
+    equal(len(stored()), 3)
+    equal(lists.get(made.id, account_id=ACCOUNT).name, "py renamed")
+    listed = next(row for row in lists.list(account_id=ACCOUNT) if row.id == made.id)
+    equal((listed.count, listed.name), (3, "py renamed"))
+    lists.update(made.id, account_id=ACCOUNT, name="py renamed", items=[])
+    equal(stored(), [])
+    error = refused(
+        400, 2054, lists.create, account_id=ACCOUNT, name="bad", type="IP", items=items + [{"value": "10.0.0.1/8"}]
+    )
+    equal(error.body["errors"][0]["source"]["pointer"], "/items/3/value")
+    lists.delete(made.id, account_id=ACCOUNT)
+    refused(404, 2050, lists.get, made.id, account_id=ACCOUNT)
+
+
+@check("lists")
+def a_long_list_is_read_whole_without_paging():
+    lists = client().zero_trust.gateway.lists
+    values = [f"10.{number // 250}.{number % 250}.1" for number in range(1500)]
+    made = lists.create(account_id=ACCOUNT, name="py long", type="IP", items=[{"value": value} for value in values])
+    rows = [row.value for row in lists.items.list(made.id, account_id=ACCOUNT)]
+    equal(sorted(rows), sorted(values))
+    paged = [row.value for row in lists.items.list(made.id, account_id=ACCOUNT, per_page=400)]
+    equal(sorted(paged), sorted(values))
+    lists.delete(made.id, account_id=ACCOUNT)
+
+
+@check("rules")
+def the_reference_rule_comes_back_as_it_was_sent():
+    gateway = client().zero_trust.gateway
+    ips = gateway.lists.create(account_id=ACCOUNT, name="py API", type="IP", items=[{"value": "10.10.0.5/32"}])
+    traffic = "any(http.conn.dst_ip[*] in $" + ips.id.replace("-", "") + ")"
+    sent = {
+        "name": "Don't inspect Kubernetes API",
+        "description": "Allow connections from kubectl to API",
+        "precedence": 10000123,
+        "enabled": True,
+        "action": "off",
+        "filters": ["http"],
+        "traffic": traffic,
+    }
+    made = gateway.rules.create(account_id=ACCOUNT, **sent)
+    read = gateway.rules.get(made.id, account_id=ACCOUNT)
+    for rule in (made, read):
+        equal({field: getattr(rule, field) for field in sent}, sent)
+        equal((rule.identity, rule.device_posture, rule.rule_settings, rule.version), ("", "", None, 1))
+    assert made.id in [row.id for row in gateway.rules.list(account_id=ACCOUNT)]
+    refused(409, 2053, gateway.lists.delete, ips.id, account_id=ACCOUNT)
+    changed = gateway.rules.update(made.id, account_id=ACCOUNT, **(sent | {"description": "changed"}))
+    equal((changed.description, changed.version, changed.precedence), ("changed", 2, 10000123))
+    zeroes = {"block_reason": "", "block_page_enabled": False, "override_ips": None, "l4override": None}
+    changed = gateway.rules.update(made.id, account_id=ACCOUNT, **(sent | {"rule_settings": zeroes}))
+    equal(changed.rule_settings, None)
+    error = refused(
+        400, 2088, gateway.rules.update, made.id, account_id=ACCOUNT, **(sent | {"traffic": "http.foo == 1"})
+    )
+    equal(error.body["errors"][0]["source"]["pointer"], "/traffic")
+    gateway.rules.delete(made.id, account_id=ACCOUNT)
+    error = refused(404, 2080, gateway.rules.get, made.id, account_id=ACCOUNT)
+    assert "invalid rule id" in error.errors[0].message, error.errors[0].message
+    gateway.lists.delete(ips.id, account_id=ACCOUNT)
+
+
+@check("rules")
+def every_action_is_accepted_or_refused_by_its_filter():
+    rules = client().zero_trust.gateway.rules
+    actions = (
+        "on off allow block scan noscan safesearch ytrestricted isolate noisolate override l4_override egress resolve "
+        "quarantine redirect"
+    ).split()
+    accepted = set()
+    for number, (filter, action) in enumerate(
+        (filter, action) for filter in ("dns", "http", "l4", "egress", "dns_resolver") for action in actions
+    ):
+        try:
+            made = rules.create(
+                account_id=ACCOUNT, name=f"py {filter} {action}", action=action, filters=[filter], precedence=number
+            )
+        except cloudflare.BadRequestError as error:
+            assert error.errors[0].message, error
+            continue
+        equal((made.action, made.filters), (action, [filter]))
+        accepted.add((filter, action))
+        rules.delete(made.id, account_id=ACCOUNT)
+    must = {("http", "off"), ("http", "allow"), ("http", "block"), ("l4", "allow"), ("l4", "block"), ("dns", "block")}
+    assert must <= accepted, accepted
+    assert not accepted & {("dns", "isolate"), ("l4", "off"), ("http", "egress"), ("egress", "block")}, accepted
 
 
 @check("audit")
