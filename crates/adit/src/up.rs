@@ -55,6 +55,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         certificates: Arc::new(certificates),
         management: adit_control::api::router(control.clone()),
         enrolment: adit_control::device::router(control.clone()),
+        peer: None,
     };
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();

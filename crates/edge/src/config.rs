@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use adit_model::PublicHostname;
+use adit_model::{NodeId, PublicHostname};
 use adit_transport::quic::EndpointError;
 use adit_transport::tls::{Identity, TlsError};
 use axum::Router;
@@ -33,6 +33,17 @@ pub struct EdgeConfig {
     /// What serves enrolment to devices. Requests carry the peer's [`SocketAddr`] and an
     /// [`adit_model::PresentedKey`] as extensions.
     pub enrolment: Router,
+    /// By what other nodes know this one. `None`: it is the only one.
+    pub peer: Option<PeerIdentity>,
+}
+
+/// Who an edge node is to others.
+#[derive(Debug)]
+pub struct PeerIdentity {
+    /// Its id.
+    pub node: NodeId,
+    /// A certificate of its own making, and its key, by which it is known.
+    pub identity: Identity,
 }
 
 /// Gives the certificates of public host names. Only names that are registered are asked for, and the answer is kept for a

@@ -123,6 +123,13 @@ impl Connection {
 #[derive(Debug)]
 pub(crate) struct FlowGuard(Arc<Connection>);
 
+impl FlowGuard {
+    /// The connection.
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
+        &self.0
+    }
+}
+
 impl Drop for FlowGuard {
     fn drop(&mut self) {
         self.0.flows.fetch_sub(1, Ordering::Relaxed);

@@ -201,12 +201,5 @@ fn cut_words(cut: Cut) -> &'static str {
     }
 }
 
-/// A refusal's detail as a device is told it: printable and short.
-fn detail_of(detail: &str) -> String {
-    detail.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(MAX_DETAIL_CHARS).collect()
-}
-
 /// Longest version of an agent that is noted.
 const MAX_VERSION_CHARS: usize = 64;
-/// Longest detail of a refusal that a device is told.
-const MAX_DETAIL_CHARS: usize = 200;

@@ -7,16 +7,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use adit_model::{ConnectionId, FlowEnd, FlowFacts, FlowId, FlowRecord, Protocol, Refusal};
+use adit_model::{ConnectionId, FlowEnd, FlowFacts, FlowId, FlowRecord, NodeId, Protocol, Refusal};
 use adit_policy::{Decision, Permit};
 use adit_transport::datagram::{DatagramFlow, ExchangeEnd, Exchanged, exchange};
 use adit_transport::splice::{Passed, SpliceEnd, splice};
 use adit_transport::{Duplex, ReadChunk, WriteChunk};
+use adit_wire::peer::RelayedFlow;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::Shared;
-use crate::dial::{Dialled, DialledDatagrams, NotDialled, dial, dial_datagrams};
+use crate::dial::{Dialled, DialledDatagrams, NotDialled, Order, Reach, dial, dial_datagrams};
 use crate::limits::DATAGRAM_IDLE;
 use crate::sessions::{Cut, Session};
 
@@ -48,10 +49,11 @@ pub(crate) trait Asked {
 
 /// What became of a flow, for its record.
 #[derive(Default)]
-struct Outcome {
+pub(crate) struct Outcome {
     permit: Option<Permit>,
     connection: Option<ConnectionId>,
-    carried: Exchanged,
+    relayed_to: Option<NodeId>,
+    pub(crate) carried: Exchanged,
 }
 
 /// Carries one flow from its request to its record.
@@ -73,7 +75,17 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
         }
         Decision::Permitted(permit) => {
             outcome.permit = Some(permit);
-            let way = Way { shared: &shared, facts: &facts, id, session: &session, source, permit };
+            let flow = RelayedFlow {
+                flow: id,
+                account: facts.account,
+                tunnel: permit.tunnel,
+                protocol: facts.protocol,
+                rule: permit.rule,
+                snapshot: number,
+                source: Some(source),
+            };
+            let order = Order { flow, reach: Reach::AnyNode };
+            let way = Way { shared: &shared, facts: &facts, session: &session, order };
             (permitted(way, asked, &mut outcome).await, permit.rule)
         }
     };
@@ -91,6 +103,7 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
         route: outcome.permit.map(|permit| permit.route),
         tunnel: outcome.permit.map(|permit| permit.tunnel),
         connection: outcome.connection,
+        relayed_to: outcome.relayed_to,
         bytes_up: outcome.carried.bytes_up,
         bytes_down: outcome.carried.bytes_down,
         datagrams_up: outcome.carried.datagrams_up,
@@ -106,26 +119,22 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
 struct Way<'a> {
     shared: &'a Shared,
     facts: &'a FlowFacts,
-    id: FlowId,
     session: &'a Session,
-    source: IpAddr,
-    permit: Permit,
+    order: Order,
 }
 
 async fn permitted<A: Asked>(way: Way<'_>, asked: A, outcome: &mut Outcome) -> FlowEnd {
     let ended = way.session.flow_token();
     match way.facts.protocol {
         Protocol::Tcp => {
-            let dialling = dial(way.shared, way.permit.tunnel, way.id, way.facts.destination);
+            let dialling = dial(way.shared, way.order, way.facts.destination);
             match dialled(dialling, &way, &ended, asked, outcome).await {
                 Ok((dialled, asked)) => stream(dialled, asked, &ended, outcome).await,
                 Err(end) => return end,
             }
         }
-        protocol @ (Protocol::Udp | Protocol::Icmp) => {
-            let destination = way.facts.destination;
-            let dialling =
-                dial_datagrams(way.shared, way.permit.tunnel, way.id, protocol, destination, way.source);
+        Protocol::Udp | Protocol::Icmp => {
+            let dialling = dial_datagrams(way.shared, way.order, way.facts.destination);
             match dialled(dialling, &way, &ended, asked, outcome).await {
                 Ok((dialled, asked)) => datagrams(dialled, asked, &ended, outcome).await,
                 Err(end) => return end,
@@ -145,9 +154,9 @@ async fn dialled<A: Asked, D>(
 ) -> Result<(D, A), FlowEnd> {
     match ended.run_until_cancelled(dialling).await {
         Some(Ok(dialled)) => Ok((dialled, asked)),
-        Some(Err(NotDialled { refusal, connection, detail })) => {
-            outcome.connection = connection;
-            tracing::info!(flow = %way.id, refusal = refusal.as_str(), detail, "dial failed");
+        Some(Err(NotDialled { refusal, connection, relayed_to, detail })) => {
+            (outcome.connection, outcome.relayed_to) = (connection, relayed_to);
+            tracing::info!(flow = %way.order.flow.flow, refusal = refusal.as_str(), detail, "dial failed");
             asked.refuse(refusal, &detail).await;
             Err(FlowEnd::Refused(refusal))
         }
@@ -159,20 +168,20 @@ async fn dialled<A: Asked, D>(
 }
 
 /// Carries a TCP flow. `None` if it was cut.
-async fn stream<A: Asked>(
+pub(crate) async fn stream<A: Asked>(
     dialled: Dialled,
     asked: A,
     ended: &CancellationToken,
     outcome: &mut Outcome,
 ) -> Option<FlowEnd> {
-    let Dialled { connection, stream: mut far, guard } = dialled;
-    outcome.connection = Some(connection.id);
+    let Dialled { via, stream: mut far } = dialled;
+    (outcome.connection, outcome.relayed_to) = (via.connection(), via.relayed_to());
     let Some(mut near) = asked.accept().await else {
         far.reset();
         return Some(FlowEnd::ResetByDevice);
     };
     let mut passed = Passed::default();
-    let spliced = splice(&mut near, &mut far, connection.half_close, &mut passed);
+    let spliced = splice(&mut near, &mut far, via.half_close(), &mut passed);
     let end = match ended.run_until_cancelled(spliced).await {
         Some(SpliceEnd::Finished) => Some(FlowEnd::Finished),
         Some(SpliceEnd::NearFailed(_)) => Some(FlowEnd::ResetByDevice),
@@ -184,19 +193,19 @@ async fn stream<A: Asked>(
         }
     };
     (outcome.carried.bytes_up, outcome.carried.bytes_down) = (passed.up, passed.down);
-    drop(guard);
+    drop(via);
     end
 }
 
 /// Carries a flow of datagrams. `None` if it was cut.
-async fn datagrams<A: Asked>(
+pub(crate) async fn datagrams<A: Asked>(
     dialled: DialledDatagrams,
     asked: A,
     ended: &CancellationToken,
     outcome: &mut Outcome,
 ) -> Option<FlowEnd> {
-    let DialledDatagrams { connection, mut far, guard } = dialled;
-    outcome.connection = Some(connection.id);
+    let DialledDatagrams { via, mut far } = dialled;
+    (outcome.connection, outcome.relayed_to) = (via.connection(), via.relayed_to());
     let Some(mut near) = asked.accept_datagrams().await else {
         far.reset();
         return Some(FlowEnd::ResetByDevice);
@@ -217,7 +226,7 @@ async fn datagrams<A: Asked>(
             None
         }
     };
-    drop(guard);
+    drop(via);
     end
 }
 

@@ -1,7 +1,7 @@
 //! Every way in, decide, route, dial through a tunnel, record.
 //!
 //! An [`Edge`] listens for devices and API clients on one port ([`ingress`]; on UDP, [`device`]) and for connectors on
-//! another ([`tunnel`]).
+//! another ([`tunnel`]), where also other edge nodes relay flows to it ([`peer`]).
 //! [`flow`] is the life of one flow in the design's order: decide on a snapshot, dial through a connection, splice,
 //! record. What it decides by arrives as batches of changes ([`snapshots`]), what it did leaves as records; it asks no
 //! database anything.
@@ -9,6 +9,7 @@
 //! What always holds: nothing is dialled before it is permitted; a refused flow ends at once and says why; a revoked
 //! registration's flows are cut; every handshake, dial and answer has a deadline.
 
+mod asked;
 mod carrier;
 mod config;
 pub mod connections;
@@ -21,6 +22,7 @@ mod hostname;
 mod ingress;
 mod limits;
 mod metrics;
+mod peer;
 mod pulse;
 mod record;
 mod sessions;
@@ -38,7 +40,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use config::{Certificates, EdgeConfig, StartError};
+pub use config::{Certificates, EdgeConfig, PeerIdentity, StartError};
 #[doc(hidden)]
 pub use datagram::fuzz_echo_reply;
 pub use metrics::Metrics;
@@ -54,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) node: String,
     pub(crate) snapshots: Snapshots,
     pub(crate) connections: Connections,
+    /// Other edge nodes.
+    pub(crate) peers: peer::Peers,
     pub(crate) sessions: Sessions,
     /// Public host names in use.
     pub(crate) hostnames: Arc<Hostnames>,
@@ -95,6 +99,7 @@ impl Edge {
             node: config.node,
             snapshots: Snapshots::new(first),
             connections: Connections::default(),
+            peers: peer::Peers::new(config.peer.as_ref().map(|peer| peer.node)),
             sessions: Sessions::default(),
             hostnames: Arc::new(Hostnames::new(config.certificates)),
             records: record::Recorder::new(ends.records),
@@ -110,7 +115,7 @@ impl Edge {
             config.management,
             config.enrolment,
         )?;
-        let tunnel = tunnel::Listener::bind(config.tunnel, &config.tunnel_identity)?;
+        let tunnel = tunnel::Listener::bind(config.tunnel, &config.tunnel_identity, config.peer.as_ref())?;
         let https = ingress.address();
         let quic = device::QuicListener::bind(https, &config.identity, config.names)?;
         let tunnel_address = tunnel.address();
@@ -118,6 +123,9 @@ impl Edge {
         shared.tasks.spawn(tunnel::obey(Arc::clone(&shared), ends.commands));
         shared.tasks.spawn(ingress.serve(Arc::clone(&shared)));
         shared.tasks.spawn(quic.serve(Arc::clone(&shared)));
+        if let Some(peer) = &config.peer {
+            shared.tasks.spawn(peer::follow(Arc::clone(&shared), tunnel.endpoint(), peer::client(peer)?));
+        }
         shared.tasks.spawn(tunnel.serve(Arc::clone(&shared)));
         Ok(Self { shared, https, tunnel: tunnel_address })
     }

@@ -10,6 +10,18 @@ pub(crate) const REGISTRATION_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 /// Connections that one flow is tried on: the best, and another when that was lost before it carried a byte.
 pub(crate) const DIAL_ATTEMPTS: usize = 2;
+/// From asking a peer node to its answer: its own dial, through two connections of which the first is lost, fits.
+pub(crate) const RELAY_DEADLINE: Duration = Duration::from_secs(12);
+/// How long a flow waits for a connection to a peer node that is being made.
+pub(crate) const PEER_WAIT: Duration = Duration::from_secs(3);
+/// Between two tries to reach a peer node, at first and at most.
+pub(crate) const PEER_RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Streams that a peer node may open at first, and at most: they are more as it uses them.
+pub(crate) const STREAMS_PER_PEER: (u32, u32) = (256, 16_384);
+/// Largest request that a peer node relays, in bytes: a request's header lines travel in it.
+pub(crate) const MAX_RELAYED_REQUEST_BYTES: usize = 512 << 10;
+/// How long a relayed request waits for its origin once its body moves no more. The node that relays it gives up after 100 s.
+pub(crate) const RELAYED_ANSWER_DEADLINE: Duration = Duration::from_mins(2);
 /// A connector that has shown no life for so long gets no new flows. It shows some every second; an old one every 2.5 s.
 pub(crate) const SILENT_AFTER: Duration = Duration::from_millis(3500);
 /// An HTTP/2 connection on which nothing came for so long is closed, as QUIC's is (tunnel protocol, 2.1).

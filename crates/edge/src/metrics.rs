@@ -52,6 +52,8 @@ pub struct Metrics {
     records_dropped: Counter,
     snapshot: Gauge<i64, std::sync::atomic::AtomicI64>,
     retries: Counter<u64, AtomicU64>,
+    relayed: Family<DirectionLabel, Counter>,
+    peers: Gauge,
 }
 
 impl Metrics {
@@ -114,6 +116,16 @@ impl Metrics {
             "Flows tried on another connection because the first was lost",
             self.retries.clone(),
         );
+        registry.register(
+            "adit_edge_relayed_flows",
+            "Flows and requests that another edge node was asked to dial, or asked this one to",
+            self.relayed.clone(),
+        );
+        registry.register(
+            "adit_edge_peers",
+            "Other edge nodes that this one is connected to",
+            self.peers.clone(),
+        );
     }
 
     pub(crate) fn flow_began(&self) {
@@ -172,6 +184,18 @@ impl Metrics {
 
     pub(crate) fn dial_retried(&self) {
         self.retries.inc();
+    }
+
+    pub(crate) fn relayed_to_peer(&self) {
+        self.relayed.get_or_create(&DirectionLabel { direction: End("to_peer") }).inc();
+    }
+
+    pub(crate) fn relayed_from_peer(&self) {
+        self.relayed.get_or_create(&DirectionLabel { direction: End("from_peer") }).inc();
+    }
+
+    pub(crate) fn peers(&self, count: usize) {
+        self.peers.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn snapshot(&self, number: u64) {

@@ -38,6 +38,7 @@ fn log(record: &FlowRecord) {
     let rule = record.rule.map(tracing::field::display);
     let route = record.route.map(tracing::field::display);
     let connection = record.connection.map(tracing::field::display);
+    let relayed_to = record.relayed_to.map(tracing::field::display);
     tracing::info!(
         target: "adit::flow",
         id = %record.flow,
@@ -50,6 +51,7 @@ fn log(record: &FlowRecord) {
         rule,
         route,
         connection,
+        relayed_to,
         snapshot = record.snapshot,
         bytes_up = record.bytes_up,
         bytes_down = record.bytes_down,
@@ -62,6 +64,7 @@ fn log(record: &FlowRecord) {
 
 fn log_request(record: &RequestRecord) {
     let connection = record.connection.map(tracing::field::display);
+    let relayed_to = record.relayed_to.map(tracing::field::display);
     tracing::info!(
         target: "adit::request",
         id = %record.flow,
@@ -73,6 +76,7 @@ fn log_request(record: &RequestRecord) {
         src = %record.source,
         tunnel = %record.tunnel,
         connection,
+        relayed_to,
         snapshot = record.snapshot,
         bytes_up = record.bytes_up,
         bytes_down = record.bytes_down,

@@ -2,10 +2,11 @@
 
 mod cloudflared;
 mod connectors;
+mod nodes;
 mod peer;
 mod relay;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use adit_model::{
 use adit_transport::datagram::{Packet, ReceivePacket as _, SendPacket as _};
 use adit_transport::tls::Identity;
 use adit_transport::{ReadChunk as _, WriteChunk as _};
+use adit_wire::peer::RelayedFlow;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Method};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -24,9 +26,9 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::datagram::FarDatagrams;
-use crate::dial::{self, Dialled, DialledDatagrams, NotDialled, OriginExchange, OriginRequest};
+use crate::dial::{self, Dialled, DialledDatagrams, NotDialled, Order, OriginExchange, OriginRequest, Reach};
 use crate::far::FarReader;
-use crate::{Certificates, Edge, EdgeConfig, Ends};
+use crate::{Certificates, Edge, EdgeConfig, Ends, PeerIdentity};
 
 /// Longest that anything may take that is waited for.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -37,8 +39,18 @@ fn tunnel_id() -> TunnelId {
     TunnelId::from_uuid(Uuid::from_u128(2))
 }
 
-fn flow_id() -> FlowId {
-    FlowId::from_uuid(Uuid::new_v4())
+/// A flow of the tunnel's own account, as this node has decided it.
+fn order(protocol: Protocol) -> Order {
+    let flow = RelayedFlow {
+        flow: FlowId::from_uuid(Uuid::new_v4()),
+        account: ACCOUNT,
+        tunnel: tunnel_id(),
+        protocol,
+        rule: None,
+        snapshot: 1,
+        source: Some("198.51.100.7".parse().unwrap()),
+    };
+    Order { flow, reach: Reach::AnyNode }
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -72,13 +84,6 @@ impl Bench {
     }
 
     async fn with_tunnel(remotely_managed: bool) -> Self {
-        let names = ["quic.cftunnel.com", "h2.cftunnel.com", "probe.cftunnel.com", "edge.test"];
-        let made = rcgen::generate_simple_self_signed(names.map(str::to_owned)).unwrap();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-        let identity = || Identity::new(vec![made.cert.der().clone()], key.clone_key());
-        let (changes, changes_out) = mpsc::channel(16);
-        let (commands, commands_out) = mpsc::channel(16);
-        let (records_in, records) = mpsc::channel(1024);
         let tunnel = Tunnel {
             id: tunnel_id(),
             account: ACCOUNT,
@@ -86,7 +91,18 @@ impl Bench {
             secret: SecretHash::of(SECRET),
             remotely_managed,
         };
-        changes.send(ChangeBatch { number: 1, changes: vec![Change::TunnelPut(tunnel)] }).await.unwrap();
+        Self::with(vec![Change::TunnelPut(tunnel)], None).await
+    }
+
+    async fn with(first: Vec<Change>, peer: Option<PeerIdentity>) -> Self {
+        let names = ["quic.cftunnel.com", "h2.cftunnel.com", "probe.cftunnel.com", "edge.test"];
+        let made = rcgen::generate_simple_self_signed(names.map(str::to_owned)).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let identity = || Identity::new(vec![made.cert.der().clone()], key.clone_key());
+        let (changes, changes_out) = mpsc::channel(16);
+        let (commands, commands_out) = mpsc::channel(16);
+        let (records_in, records) = mpsc::channel(1024);
+        changes.send(ChangeBatch { number: 1, changes: first }).await.unwrap();
         let loopback: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let config = EdgeConfig {
             node: "node01".into(),
@@ -98,6 +114,7 @@ impl Bench {
             certificates: Arc::new(NoCertificates),
             management: axum::Router::new(),
             enrolment: axum::Router::new(),
+            peer,
         };
         let ends = Ends { changes: changes_out, commands: commands_out, records: records_in };
         let edge = Edge::start(config, ends).await.unwrap();
@@ -105,10 +122,16 @@ impl Bench {
     }
 
     async fn configure(&mut self, version: i32, config: &str) {
-        self.number += 1;
         let configuration = TunnelConfiguration { tunnel: tunnel_id(), version, config: config.into() };
-        let changes = vec![Change::TunnelConfigurationPut(configuration)];
+        self.change(vec![Change::TunnelConfigurationPut(configuration)]).await;
+    }
+
+    /// Changes the state, and waits until the edge decides by it.
+    async fn change(&mut self, changes: Vec<Change>) {
+        self.number += 1;
+        let mut number = self.edge.shared.snapshots.watch();
         self.changes.send(ChangeBatch { number: self.number, changes }).await.unwrap();
+        within(number.wait_for(|number| *number >= self.number)).await.unwrap();
     }
 
     async fn record(&mut self) -> Record {
@@ -123,7 +146,7 @@ impl Bench {
     }
 
     async fn dial(&self, destination: SocketAddr) -> Result<Dialled, NotDialled> {
-        within(dial::dial(&self.edge.shared, tunnel_id(), flow_id(), destination)).await
+        within(dial::dial(&self.edge.shared, order(Protocol::Tcp), destination)).await
     }
 
     async fn datagrams(
@@ -131,9 +154,7 @@ impl Bench {
         protocol: Protocol,
         destination: SocketAddr,
     ) -> Result<DialledDatagrams, NotDialled> {
-        let source: IpAddr = "198.51.100.7".parse().unwrap();
-        let (shared, tunnel) = (&self.edge.shared, tunnel_id());
-        within(dial::dial_datagrams(shared, tunnel, flow_id(), protocol, destination, source)).await
+        within(dial::dial_datagrams(&self.edge.shared, order(protocol), destination)).await
     }
 
     async fn request(&self, path: &str, headers: &[(&'static str, &str)], websocket: bool) -> OriginExchange {
@@ -147,7 +168,7 @@ impl Bench {
             headers: headers.collect(),
             websocket,
         };
-        within(dial::request(&self.edge.shared, tunnel_id(), flow_id(), request)).await.unwrap()
+        within(dial::request(&self.edge.shared, order(Protocol::Tcp), request)).await.unwrap()
     }
 }
 

@@ -19,9 +19,10 @@ use adit_transport::tls::Identity;
 use tokio::sync::mpsc;
 
 pub(crate) use calls::{CallError, call};
+pub(crate) use quic::watch as watch_quic;
 
 use crate::Shared;
-use crate::config::StartError;
+use crate::config::{PeerIdentity, StartError};
 
 /// The two sockets, bound.
 pub(crate) struct Listener {
@@ -35,12 +36,16 @@ const PORT_ATTEMPTS: usize = 16;
 
 impl Listener {
     /// Binds UDP and TCP at one port (tunnel protocol, 1.2).
-    pub(crate) fn bind(address: SocketAddr, identity: &Identity) -> Result<Self, StartError> {
+    pub(crate) fn bind(
+        address: SocketAddr,
+        identity: &Identity,
+        peer: Option<&PeerIdentity>,
+    ) -> Result<Self, StartError> {
         let mut attempts = if address.port() == 0 { PORT_ATTEMPTS } else { 1 };
         loop {
             attempts -= 1;
             let failed = |source| StartError::Listen { listener: "tunnel", address, source };
-            let quic = quic::bind(address, identity)?;
+            let quic = quic::bind(address, identity, peer)?;
             let bound = quic.local_addr().map_err(failed)?;
             match http2::Listener::bind(bound, identity) {
                 Ok(http2) => return Ok(Self { quic, http2, address: bound }),
@@ -52,6 +57,11 @@ impl Listener {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The UDP socket, from which other nodes are dialled too.
+    pub(crate) fn endpoint(&self) -> quinn::Endpoint {
+        self.quic.clone()
     }
 
     /// Accepts connections until the edge stops.

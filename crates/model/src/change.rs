@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::address::Cidr;
 use crate::hostname::PublicHostname;
 use crate::id::{
-    AccountId, ConnectorId, DeviceId, RegistrationId, RouteId, ServiceTokenId, TunnelId, VirtualNetworkId,
+    AccountId, ConnectorId, DeviceId, NodeId, RegistrationId, RouteId, ServiceTokenId, TunnelId,
+    VirtualNetworkId,
 };
-use crate::secret::{DeviceKey, SecretHash};
+use crate::secret::{DeviceKey, NodeKey, SecretHash};
 
 /// A tunnel, as an edge needs it to let a connector in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +94,30 @@ pub struct Registration {
     pub revoked: bool,
 }
 
+/// An edge node, as the others need it to relay flows to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name, shown as the location of the connections that it holds. No two nodes have the same.
+    pub name: String,
+    /// The key that proves it to other nodes.
+    pub key: NodeKey,
+    /// `HOST:PORT` of its tunnel listener, where other nodes find it.
+    pub address: String,
+    /// `HOST:PORT` of its HTTPS listener, where devices find it. Empty: devices are not told of it.
+    pub devices: String,
+}
+
+/// A node holds connections of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Lease {
+    /// The node.
+    pub node: NodeId,
+    /// The tunnel.
+    pub tunnel: TunnelId,
+}
+
 /// One change of the state that edges decide by. Changes are absolute: applying one twice is applying it once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
@@ -134,6 +159,17 @@ pub enum Change {
         /// Which.
         id: RegistrationId,
     },
+    /// An edge node is new or is found elsewhere.
+    NodePut(Node),
+    /// An edge node is gone, and its leases with it.
+    NodeRemoved {
+        /// Which.
+        id: NodeId,
+    },
+    /// A node holds connections of a tunnel.
+    LeasePut(Lease),
+    /// It holds none any more.
+    LeaseRemoved(Lease),
 }
 
 /// Changes that were made together, in one transaction.

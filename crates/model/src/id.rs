@@ -69,6 +69,8 @@ uuid_id! {
     ConnectorId, "connector";
     /// One of a connector's connections to an edge.
     ConnectionId, "connection";
+    /// An edge node.
+    NodeId, "node";
     /// A route: a network behind a tunnel.
     RouteId, "route";
     /// A public host name.

@@ -15,17 +15,18 @@ mod secret;
 
 pub use address::{Cidr, CidrError, NeverDialled, never_dialled};
 pub use change::{
-    Change, ChangeBatch, Command, Hostname, Registration, Route, Tunnel, TunnelConfiguration, VirtualNetwork,
+    Change, ChangeBatch, Command, Hostname, Lease, Node, Registration, Route, Tunnel, TunnelConfiguration,
+    VirtualNetwork,
 };
 pub use duration::{GoDuration, NotADuration};
 pub use flow::{FlowFacts, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
 pub use hostname::{HostnameError, PublicHostname};
 pub use id::{
-    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, RegistrationId, RouteId,
-    RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
+    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, NodeId, RegistrationId,
+    RouteId, RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
 };
 pub use record::{
     ConnectionClosed, ConnectionOpened, FlowEnd, FlowRecord, LocalConfiguration, Record, RegistrationSeen,
     RequestEnd, RequestRecord,
 };
-pub use secret::{DeviceKey, PresentedKey, SecretHash};
+pub use secret::{DeviceKey, NodeKey, PresentedKey, SecretHash};

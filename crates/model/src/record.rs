@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::flow::{Protocol, Refusal};
 use crate::hostname::PublicHostname;
 use crate::id::{
-    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, RegistrationId, RouteId, RuleId, TunnelId,
+    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, NodeId, RegistrationId, RouteId, RuleId, TunnelId,
 };
 
 /// One report of an edge.
@@ -113,6 +113,8 @@ pub struct FlowRecord {
     pub tunnel: Option<TunnelId>,
     /// The connection that carried it.
     pub connection: Option<ConnectionId>,
+    /// The node that holds the connection, if that is another one: the flow was relayed to it.
+    pub relayed_to: Option<NodeId>,
     /// Bytes from the device to the destination.
     pub bytes_up: u64,
     /// Bytes from the destination to the device.
@@ -176,6 +178,8 @@ pub struct RequestRecord {
     pub tunnel: TunnelId,
     /// The connection that carried it.
     pub connection: Option<ConnectionId>,
+    /// The node that holds the connection, if that is another one: the flow was relayed to it.
+    pub relayed_to: Option<NodeId>,
     /// Where the client is.
     pub source: IpAddr,
     /// The method.

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_model::{
-    AccountId, Cidr, DeviceKey, Hostname, PublicHostname, Registration, RegistrationId, Route, SecretHash,
-    Tunnel, TunnelConfiguration, TunnelId, VirtualNetworkId,
+    AccountId, Cidr, DeviceKey, Hostname, Node, NodeId, NodeKey, PublicHostname, Registration,
+    RegistrationId, Route, SecretHash, Tunnel, TunnelConfiguration, TunnelId, VirtualNetworkId,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
@@ -22,6 +22,9 @@ pub struct Snapshot {
     pub(crate) default_networks: HashMap<AccountId, VirtualNetworkId>,
     pub(crate) configurations: HashMap<TunnelId, Arc<TunnelConfiguration>>,
     pub(crate) hostnames: HashMap<PublicHostname, Arc<Hostname>>,
+    pub(crate) nodes: HashMap<NodeId, Arc<Node>>,
+    /// Which nodes hold connections of a tunnel.
+    pub(crate) leases: HashMap<TunnelId, Arc<[NodeId]>>,
 }
 
 /// The routes of one virtual network, by prefix.
@@ -121,7 +124,28 @@ impl Snapshot {
         self.hostnames.get(&name).filter(|hostname| self.serves(hostname.tunnel, hostname.account))
     }
 
-    pub(crate) fn serves(&self, tunnel: TunnelId, account: AccountId) -> bool {
+    /// The nodes that hold connections of this tunnel, as far as it is known here.
+    pub fn holders(&self, tunnel: TunnelId) -> &[NodeId] {
+        self.leases.get(&tunnel).map(|holders| &**holders).unwrap_or_default()
+    }
+
+    /// Every edge node.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.values()
+    }
+
+    /// The node.
+    pub fn node(&self, id: NodeId) -> Option<&Arc<Node>> {
+        self.nodes.get(&id)
+    }
+
+    /// The node that has this key. There are dozens at most, and a connection between two is made seldom.
+    pub fn node_of(&self, key: NodeKey) -> Option<&Arc<Node>> {
+        self.nodes.values().find(|node| node.key == key)
+    }
+
+    /// Whether flows of this account may go to this tunnel.
+    pub fn serves(&self, tunnel: TunnelId, account: AccountId) -> bool {
         self.tunnels.get(&tunnel).is_some_and(|tunnel| tunnel.account == account)
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use adit_model::{
-    Change, ChangeBatch, Registration, RegistrationId, Route, RouteId, TunnelId, VirtualNetwork,
-    VirtualNetworkId,
+    Change, ChangeBatch, Lease, NodeId, Registration, RegistrationId, Route, RouteId, TunnelId,
+    VirtualNetwork, VirtualNetworkId,
 };
 
 use crate::snapshot::Snapshot;
@@ -33,6 +33,8 @@ impl Default for State {
                 default_networks: HashMap::new(),
                 configurations: HashMap::new(),
                 hostnames: HashMap::new(),
+                nodes: HashMap::new(),
+                leases: HashMap::new(),
             },
             routes: HashMap::new(),
             virtual_networks: HashMap::new(),
@@ -74,11 +76,16 @@ impl State {
             Change::VirtualNetworkRemoved { id } => self.remove_virtual_network(id),
             Change::RegistrationPut(registration) => self.put_registration(registration),
             Change::RegistrationRemoved { id } => self.remove_registration(id),
+            Change::NodePut(node) => drop(self.compiled.nodes.insert(node.id, Arc::new(node))),
+            Change::NodeRemoved { id } => self.remove_node(id),
+            Change::LeasePut(lease) => self.put_lease(lease),
+            Change::LeaseRemoved(lease) => self.remove_lease(lease),
         }
     }
 
     fn remove_tunnel(&mut self, id: TunnelId) {
         self.compiled.tunnels.remove(&id);
+        self.compiled.leases.remove(&id);
         self.compiled.configurations.remove(&id);
     }
 
@@ -122,6 +129,31 @@ impl State {
             && self.compiled.keys.get(&registration.key) == Some(&id)
         {
             self.compiled.keys.remove(&registration.key);
+        }
+    }
+
+    fn remove_node(&mut self, id: NodeId) {
+        self.compiled.nodes.remove(&id);
+        self.compiled.leases.retain(|_, holders| {
+            if holders.contains(&id) {
+                *holders = holders.iter().copied().filter(|holder| *holder != id).collect();
+            }
+            !holders.is_empty()
+        });
+    }
+
+    fn put_lease(&mut self, Lease { node, tunnel }: Lease) {
+        let holders = self.compiled.leases.entry(tunnel).or_default();
+        if !holders.contains(&node) {
+            *holders = holders.iter().copied().chain([node]).collect();
+        }
+    }
+
+    fn remove_lease(&mut self, Lease { node, tunnel }: Lease) {
+        let Some(holders) = self.compiled.leases.get_mut(&tunnel) else { return };
+        *holders = holders.iter().copied().filter(|holder| *holder != node).collect();
+        if holders.is_empty() {
+            self.compiled.leases.remove(&tunnel);
         }
     }
 }

@@ -8,13 +8,15 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::client::AlwaysResolvesClientRawPublicKeys;
-use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature, verify_tls13_signature_with_raw_key,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
@@ -270,6 +272,61 @@ pub fn device_client_config(
     Ok(config)
 }
 
+/// A server for connectors, who prove nothing, and for edge nodes, who are told apart by `peer_protocol` and prove the key of
+/// a certificate of their own making. Whose it is, the caller looks up. The node's own key is in `node`.
+///
+/// # Errors
+/// An identity cannot be used.
+pub fn peer_server_config(
+    identity: &Identity,
+    protocols: &[&[u8]],
+    node: &Identity,
+    peer_protocol: &'static [u8],
+) -> Result<ServerConfig, TlsError> {
+    let provider = provider();
+    let verifier = AnyCertificate { algorithms: provider.signature_verification_algorithms };
+    let certificates = ByProtocol {
+        peers: Arc::new(node.certified()?),
+        others: Arc::new(identity.certified()?),
+        peer_protocol,
+    };
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Refused)?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(certificates));
+    config.alpn_protocols = protocols.iter().copied().chain([peer_protocol]).map(<[u8]>::to_vec).collect();
+    // A resumed session would not prove the key again.
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+/// An edge node that dials another: TLS 1.3, it proves its own key, and the other proves one, whichever it is. Whose, the
+/// caller looks up before it says anything.
+///
+/// # Errors
+/// The identity cannot be used.
+pub fn peer_client_config(node: &Identity, protocol: &[u8]) -> Result<ClientConfig, TlsError> {
+    let provider = provider();
+    let verifier = AnyCertificate { algorithms: provider.signature_verification_algorithms };
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError::Refused)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_auth_cert(node.chain.clone(), node.key.clone_key())
+        .map_err(TlsError::Refused)?;
+    config.alpn_protocols = vec![protocol.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(config)
+}
+
+/// The SubjectPublicKeyInfo in DER of this certificate; `None` if it is none.
+pub fn public_key_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    Some(parsed.subject_public_key_info().as_ref().to_vec())
+}
+
 /// The SubjectPublicKeyInfo in DER that a device proved in this connection.
 pub fn presented_public_key(connection: &rustls::ServerConnection) -> Option<&[u8]> {
     connection.peer_certificates().and_then(|chain| chain.first()).map(|key| &**key)
@@ -320,5 +377,103 @@ impl ClientCertVerifier for AnyRawPublicKey {
 
     fn requires_raw_public_keys(&self) -> bool {
         true
+    }
+}
+
+/// Shows the node's own certificate to nodes, and the ordinary one to everybody else.
+#[derive(Debug)]
+struct ByProtocol {
+    peers: Arc<CertifiedKey>,
+    others: Arc<CertifiedKey>,
+    peer_protocol: &'static [u8],
+}
+
+impl ResolvesServerCert for ByProtocol {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let is_peer = hello.alpn().is_some_and(|mut offered| offered.any(|name| name == self.peer_protocol));
+        Some(Arc::clone(if is_peer { &self.peers } else { &self.others }))
+    }
+}
+
+/// Accepts any certificate whose holder signs the handshake. Whose it is, the caller looks up by the key.
+#[derive(Debug)]
+struct AnyCertificate {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ClientCertVerifier for AnyCertificate {
+    /// Connectors share the listener with nodes and have none.
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::InvalidCertificate(CertificateError::BadEncoding))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ClientCertVerifier::verify_tls12_signature(self, message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        ClientCertVerifier::verify_tls13_signature(self, message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
     }
 }

@@ -10,5 +10,6 @@ pub mod datagram;
 pub mod device;
 pub mod http2;
 pub mod icmp;
+pub mod peer;
 pub mod rpc;
 pub mod tunnel;

@@ -23,8 +23,9 @@ use tokio_rustls::server::TlsStream;
 use uuid::Uuid;
 
 use super::enrolment::enroll;
-use super::{Device, cut_words, detail_of};
+use super::{Device, cut_words};
 use crate::Shared;
+use crate::asked::detail_of;
 use crate::flow::Asked;
 use crate::limits::{DEVICE_PING, DEVICE_PONG_DEADLINE, FAREWELL, HANDSHAKE_DEADLINE};
 

@@ -8,25 +8,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_model::{PresentedKey, Refusal};
-use adit_transport::datagram::{DatagramFlow, DatagramRouter};
-use adit_transport::quic::{self, Limits, NO_ERROR, QuicReader, QuicWriter};
+use adit_transport::datagram::DatagramRouter;
+use adit_transport::quic::{self, Limits, NO_ERROR};
 use adit_transport::tls::{self, Identity};
 use adit_transport::{Duplex, WriteChunk};
 use adit_wire::device::{
-    self, CLOSE_TOO_MANY, CLOSE_UNKNOWN, EVENTS_PATH, INSTANCE_HEADER, PROTOCOL_HEADER, REFUSAL_METADATA,
-    VERSION_HEADER,
+    self, CLOSE_TOO_MANY, CLOSE_UNKNOWN, EVENTS_PATH, INSTANCE_HEADER, PROTOCOL_HEADER, VERSION_HEADER,
 };
-use adit_wire::tunnel::{ConnectRequest, ConnectResponse, ConnectionType, Metadata};
-use bytes::{Bytes, BytesMut};
+use adit_wire::tunnel::{ConnectRequest, ConnectionType};
 use quinn::crypto::rustls::HandshakeData;
-use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
+use quinn::{Connection, Endpoint, Incoming, VarInt};
 use rustls::pki_types::CertificateDer;
-use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::{Device, cut_words, detail_of};
+use super::{Device, cut_words};
 use crate::Shared;
+use crate::asked::QuicAsked;
 use crate::config::StartError;
 use crate::flow::Asked;
 use crate::limits::{
@@ -132,7 +130,7 @@ async fn serve_streams(device: &Arc<Device>, quic: &Connection, router: &Datagra
                     allowed *= 2;
                     quic.set_max_concurrent_bi_streams(VarInt::from_u32(allowed));
                 }
-                let stream = Stream { send, receive, ahead: Bytes::new(), router: router.clone() };
+                let stream = QuicAsked::new(send, receive, router.clone());
                 device.shared.tasks.spawn(serve_stream(Arc::clone(device), stream));
             }
             cut = device.session.cut() => {
@@ -144,16 +142,8 @@ async fn serve_streams(device: &Arc<Device>, quic: &Connection, router: &Datagra
     }
 }
 
-/// A stream of a device, of which `ahead` is read already.
-struct Stream {
-    send: SendStream,
-    receive: RecvStream,
-    ahead: Bytes,
-    router: DatagramRouter,
-}
-
-async fn serve_stream(device: Arc<Device>, mut stream: Stream) {
-    let request = tokio::time::timeout(HANDSHAKE_DEADLINE, stream.request()).await;
+async fn serve_stream(device: Arc<Device>, mut stream: QuicAsked) {
+    let request = tokio::time::timeout(HANDSHAKE_DEADLINE, stream.request(MAX_REQUEST_BYTES)).await;
     let Ok(Some(request)) = request else {
         return stream.refuse(Refusal::Unroutable, "expected a request").await;
     };
@@ -170,7 +160,7 @@ async fn serve_stream(device: Arc<Device>, mut stream: Stream) {
 }
 
 /// Tells the device its state, then what changes, for as long as it listens.
-async fn events(device: &Device, request: &ConnectRequest, stream: Stream) {
+async fn events(device: &Device, request: &ConnectRequest, stream: QuicAsked) {
     let instance = request.metadata(INSTANCE_HEADER).and_then(|text| Uuid::try_parse(text).ok());
     let Some(instance) = instance else {
         return stream.refuse(Refusal::Unroutable, "expected the process's instance").await;
@@ -180,60 +170,6 @@ async fn events(device: &Device, request: &ConnectRequest, stream: Stream) {
     device.tell(&mut writer).await;
     if writer.finish().await.is_err() {
         tracing::trace!("the device listens no more");
-    }
-}
-
-impl Stream {
-    /// The request at the start; `None` if there is none.
-    async fn request(&mut self) -> Option<ConnectRequest> {
-        let mut bytes = BytesMut::with_capacity(512);
-        loop {
-            if let Some((request, consumed)) = ConnectRequest::decode(&bytes).ok()? {
-                self.ahead = bytes.split_off(consumed).freeze();
-                return Some(request);
-            }
-            let read = (&mut self.receive).take(MAX_REQUEST_BYTES as u64).read_buf(&mut bytes).await.ok()?;
-            if read == 0 || bytes.len() > MAX_REQUEST_BYTES {
-                return None;
-            }
-        }
-    }
-
-    async fn answer(&mut self, response: &ConnectResponse) -> Option<()> {
-        let mut bytes = BytesMut::new();
-        response.encode(&mut bytes).ok()?;
-        self.send.write_chunk(bytes.freeze()).await.ok()
-    }
-}
-
-impl Asked for Stream {
-    type Reader = QuicReader;
-    type Writer = QuicWriter;
-
-    async fn accept(mut self) -> Option<Duplex<QuicReader, QuicWriter>> {
-        self.answer(&ConnectResponse::default()).await?;
-        Some(quic::duplex(self.send, self.receive, self.ahead))
-    }
-
-    async fn accept_datagrams(mut self) -> Option<DatagramFlow<QuicReader, QuicWriter>> {
-        let id = self.send.id();
-        // Before the answer, to which the device may answer with datagrams.
-        let registered = self.router.register(id);
-        self.answer(&ConnectResponse::default()).await?;
-        let stream = quic::duplex(self.send, self.receive, self.ahead);
-        Some(DatagramFlow::with_frames(stream, id, registered))
-    }
-
-    async fn refuse(mut self, refusal: Refusal, detail: &str) {
-        let detail = detail_of(detail);
-        let error = if detail.is_empty() { refusal.as_str().to_owned() } else { detail };
-        let metadata = vec![Metadata::new(REFUSAL_METADATA, refusal.as_str())];
-        if self.answer(&ConnectResponse { error, metadata }).await.is_none() {
-            tracing::trace!("the device gave up before it was refused");
-        }
-        // Fail only for streams that have ended.
-        let _ = self.send.finish();
-        let _ = self.receive.stop(NO_ERROR);
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use adit_model::{ConnectionId, FlowId, Protocol, Refusal, TunnelId};
+use adit_model::{ConnectionId, FlowId, NodeId, Refusal};
 use adit_transport::{http2, quic};
 use adit_wire::http2::{
     RESPONSE_HEADERS_HEADER, RESPONSE_META_HEADER, ResponseMeta, UPGRADE_HEADER, UPGRADE_WEBSOCKET,
@@ -17,11 +17,12 @@ use adit_wire::tunnel::{
 use h2::RecvStream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 
-use super::{Failure, NotDialled, attempts, refusal_of, stream};
+use super::{Failure, NotDialled, Order, Reach, Via, attempts, refusal_of, relay, stream};
 use crate::Shared;
 use crate::carrier::Carrier;
-use crate::connections::{Connection, FlowGuard};
+use crate::connections::Connection;
 use crate::far::{FarReader, FarWriter};
+use crate::peer::Link;
 
 /// A request for a tunnel's ingress rules.
 #[derive(Debug, Clone)]
@@ -40,13 +41,13 @@ pub(crate) struct OriginRequest {
 /// A request that was sent.
 #[derive(Debug)]
 pub(crate) struct OriginExchange {
-    pub(crate) connection: Arc<Connection>,
+    /// What carries it.
+    pub(crate) via: Via,
     /// For the body, or for what the client says on its WebSocket. `finish` is the end of the body; that of a WebSocket is
     /// the end of the whole (3.4).
     pub(crate) writer: FarWriter,
     /// The answer, which may come before the body was sent.
     pub(crate) answer: PendingAnswer,
-    pub(crate) guard: FlowGuard,
 }
 
 /// The origin's answer.
@@ -63,7 +64,8 @@ pub(crate) struct OriginAnswer {
 pub(crate) struct PendingAnswer {
     asked: Asked,
     websocket: bool,
-    connection: ConnectionId,
+    connection: Option<ConnectionId>,
+    relayed_to: Option<NodeId>,
 }
 
 #[derive(Debug)]
@@ -75,18 +77,13 @@ enum Asked {
 /// Sends a request through the tunnel's best connection, and through another if that one is lost before it was sent.
 pub(crate) async fn request(
     shared: &Shared,
-    tunnel: TunnelId,
-    flow: FlowId,
+    order: Order,
     request: OriginRequest,
 ) -> Result<OriginExchange, NotDialled> {
-    let request = &request;
-    let attempt = |connection: Arc<Connection>| async move {
+    let (request, flow) = (&request, order.flow.flow);
+    let own = |connection: Arc<Connection>| async move {
         match &connection.carrier {
-            Carrier::Quic(carrier) => {
-                let (mut send, receive) = carrier.connection.open_bi().await.map_err(|_| Failure::Lost)?;
-                stream::send_request(&mut send, &for_quic(flow, request)).await?;
-                Ok((FarWriter::Quic(quic::writer(send)), Asked::Quic(receive)))
-            }
+            Carrier::Quic(carrier) => ask_over_quic(&carrier.connection, &for_quic(flow, request)).await,
             Carrier::Http2(carrier) => {
                 let head = for_http2(request).map_err(|error| Failure::connector(error.to_string()))?;
                 let (response, send) = stream::ask(carrier, head, false).await?;
@@ -94,9 +91,65 @@ pub(crate) async fn request(
             }
         }
     };
-    let (connection, (writer, asked), guard) = attempts(shared, tunnel, Protocol::Tcp, attempt).await?;
-    let answer = PendingAnswer { asked, websocket: request.websocket, connection: connection.id };
-    Ok(OriginExchange { connection, writer, answer, guard })
+    let (via, (writer, asked)) = match attempts(shared, &order, own).await {
+        Err(not) if not.refusal == Refusal::NoConnection && order.reach == Reach::AnyNode => {
+            let peer = |link: Arc<Link>| async move {
+                let mut head = for_quic(flow, request);
+                order.flow.write(&mut head);
+                ask_over_quic(&link.quic, &head).await
+            };
+            let (guard, asked) = relay(shared, &order, not, peer).await?;
+            (Via::Peer(guard, None), asked)
+        }
+        outcome => outcome.map(|(guard, asked)| (Via::Connection(guard), asked))?,
+    };
+    let (connection, relayed_to) = (via.connection(), via.relayed_to());
+    let answer = PendingAnswer { asked, websocket: request.websocket, connection, relayed_to };
+    Ok(OriginExchange { via, writer, answer })
+}
+
+async fn ask_over_quic(
+    connection: &quinn::Connection,
+    request: &ConnectRequest,
+) -> Result<(FarWriter, Asked), Failure> {
+    let (mut send, receive) = connection.open_bi().await.map_err(|_| Failure::Lost)?;
+    stream::send_request(&mut send, request).await?;
+    Ok((FarWriter::Quic(quic::writer(send)), Asked::Quic(receive)))
+}
+
+impl OriginRequest {
+    /// The request that a peer node relays; `None` if it is none.
+    pub(crate) fn of_relayed(relayed: &ConnectRequest) -> Option<Self> {
+        let websocket = match relayed.kind {
+            ConnectionType::Http => false,
+            ConnectionType::WebSocket => true,
+            ConnectionType::Tcp => return None,
+        };
+        let mut headers = HeaderMap::with_capacity(relayed.metadata.len());
+        for entry in &relayed.metadata {
+            let Some(name) = entry.key.strip_prefix(METADATA_HTTP_HEADER) else { continue };
+            let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+            headers.try_append(name, HeaderValue::from_bytes(&entry.val).ok()?).ok()?;
+        }
+        Some(Self {
+            method: relayed.metadata(METADATA_HTTP_METHOD)?.parse().ok()?,
+            uri: relayed.dest.parse().ok()?,
+            host: relayed.metadata(METADATA_HTTP_HOST)?.to_owned(),
+            headers,
+            websocket,
+        })
+    }
+}
+
+impl OriginAnswer {
+    /// The answer as the peer node is told it that relayed the request.
+    pub(crate) fn for_peer(&self) -> ConnectResponse {
+        let mut metadata = vec![Metadata::new(METADATA_HTTP_STATUS, self.status.as_str().to_owned())];
+        metadata.extend(self.headers.iter().map(|(name, value)| {
+            Metadata::new(format!("{METADATA_HTTP_HEADER}{name}"), value.as_bytes().to_vec())
+        }));
+        ConnectResponse { error: String::new(), metadata }
+    }
 }
 
 impl PendingAnswer {
@@ -105,7 +158,7 @@ impl PendingAnswer {
     /// # Errors
     /// The connector could not ask the origin, or is gone.
     pub(crate) async fn wait(self) -> Result<OriginAnswer, NotDialled> {
-        let Self { asked, websocket, connection } = self;
+        let Self { asked, websocket, connection, relayed_to } = self;
         read_answer(asked, websocket).await.map_err(|failure| {
             let (refusal, detail) = match failure {
                 Failure::Answered(refusal, detail) => (refusal, detail),
@@ -114,7 +167,7 @@ impl PendingAnswer {
                     (Refusal::NoConnection, words.to_owned())
                 }
             };
-            NotDialled { refusal, connection: Some(connection), detail }
+            NotDialled { refusal, connection, relayed_to, detail }
         })
     }
 }

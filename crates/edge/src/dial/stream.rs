@@ -1,12 +1,13 @@
-//! Streams to a connector: TCP, and the datagrams of our own connector.
+//! Streams to a connector, or to a peer node that holds one: TCP, and the datagrams of our own programs.
 
 use std::net::SocketAddr;
 
-use adit_model::{FlowId, Protocol, Refusal};
+use adit_model::{ConnectionId, FlowId, Protocol, Refusal};
 use adit_transport::datagram::{DatagramFlow, DatagramReceiver};
 use adit_transport::{Duplex, http2, quic};
 use adit_wire::device::{PROTOCOL_HEADER, REFUSAL_HEADER};
 use adit_wire::http2::{RESPONSE_META_HEADER, ResponseMeta, SOURCE_HEADER};
+use adit_wire::peer::{self, RelayedFlow};
 use adit_wire::tunnel::{ConnectRequest, ConnectResponse, ConnectionType, METADATA_FLOW_ID, Metadata};
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
@@ -19,6 +20,7 @@ use crate::carrier::{Carrier, Datagrams, Http2Carrier, QuicCarrier};
 use crate::connections::Connection;
 use crate::far::{FarReader, FarWriter};
 use crate::limits::MAX_RESPONSE_BYTES;
+use crate::peer::Link;
 
 /// A stream that the connector has joined to a TCP connection.
 pub(super) async fn tcp(
@@ -29,7 +31,7 @@ pub(super) async fn tcp(
     match &connection.carrier {
         Carrier::Quic(carrier) => {
             let streams = carrier.connection.open_bi().await.map_err(|_| Failure::Lost)?;
-            over_quic(streams, request(flow, Protocol::Tcp, destination)).await
+            Ok(over_quic(streams, request(flow, Protocol::Tcp, destination)).await?.0)
         }
         Carrier::Http2(carrier) => over_http2(carrier, Protocol::Tcp, destination).await,
     }
@@ -47,7 +49,7 @@ pub(super) async fn datagrams(
             let streams = carrier.connection.open_bi().await.map_err(|_| Failure::Lost)?;
             // Before the request, which may be answered by a datagram at once.
             let (id, registered) = (streams.0.id(), register(carrier, &streams.0));
-            let stream = over_quic(streams, request(flow, protocol, destination)).await?;
+            let (stream, _) = over_quic(streams, request(flow, protocol, destination)).await?;
             Ok(match registered {
                 Some(registered) => DatagramFlow::with_frames(stream, id, registered),
                 None => DatagramFlow::on_stream(stream),
@@ -57,6 +59,37 @@ pub(super) async fn datagrams(
             Ok(DatagramFlow::on_stream(over_http2(carrier, protocol, destination).await?))
         }
     }
+}
+
+/// A stream that a peer node has joined to one of its connector's, and the connection that carries it there.
+pub(super) async fn relayed(
+    link: &Link,
+    flow: &RelayedFlow,
+    destination: SocketAddr,
+) -> Result<(Duplex<FarReader, FarWriter>, Option<ConnectionId>), Failure> {
+    let streams = link.quic.open_bi().await.map_err(|_| Failure::Lost)?;
+    let (stream, response) = over_quic(streams, relay_request(flow, destination)).await?;
+    Ok((stream, peer::connection_of(&response)))
+}
+
+/// The same, for datagrams.
+pub(super) async fn relayed_datagrams(
+    link: &Link,
+    flow: &RelayedFlow,
+    destination: SocketAddr,
+) -> Result<(DatagramFlow<FarReader, FarWriter>, Option<ConnectionId>), Failure> {
+    let streams = link.quic.open_bi().await.map_err(|_| Failure::Lost)?;
+    // Before the request, which may be answered by a datagram at once.
+    let (id, registered) = (streams.0.id(), link.router.register(streams.0.id()));
+    let (stream, response) = over_quic(streams, relay_request(flow, destination)).await?;
+    Ok((DatagramFlow::with_frames(stream, id, registered), peer::connection_of(&response)))
+}
+
+fn relay_request(flow: &RelayedFlow, destination: SocketAddr) -> ConnectRequest {
+    let (dest, kind) = (destination.to_string(), ConnectionType::Tcp);
+    let mut request = ConnectRequest { dest, kind, metadata: Vec::new() };
+    flow.write(&mut request);
+    request
 }
 
 fn register(carrier: &QuicCarrier, send: &SendStream) -> Option<DatagramReceiver> {
@@ -77,13 +110,14 @@ fn request(flow: FlowId, protocol: Protocol, destination: SocketAddr) -> Connect
 async fn over_quic(
     (mut send, mut receive): (SendStream, quinn::RecvStream),
     request: ConnectRequest,
-) -> Result<Duplex<FarReader, FarWriter>, Failure> {
+) -> Result<(Duplex<FarReader, FarWriter>, ConnectResponse), Failure> {
     send_request(&mut send, &request).await?;
     let (response, ahead) = read_response(&mut receive).await?;
     if !response.error.is_empty() {
         return Err(refusal_of(response));
     }
-    Ok(Duplex::new(FarReader::Quic(quic::reader(receive, ahead)), FarWriter::Quic(quic::writer(send))))
+    let (reader, writer) = (quic::reader(receive, ahead), quic::writer(send));
+    Ok((Duplex::new(FarReader::Quic(reader), FarWriter::Quic(writer)), response))
 }
 
 /// Sends the head of a flow.

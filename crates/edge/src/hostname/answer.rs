@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::Busy;
 use super::headers::CF_RAY;
 use super::recording::Recording;
-use crate::connections::FlowGuard;
+use crate::dial::Via;
 use crate::far::{FarReader, FarWriter};
 
 /// The body of an answer.
@@ -42,7 +42,7 @@ pub(super) struct Held {
     pub(super) over: Option<watch::Sender<bool>>,
     /// The way there, where nothing is sent on it: its end could end the way back too.
     pub(super) _writer: Option<FarWriter>,
-    pub(super) _guard: FlowGuard,
+    pub(super) _via: Via,
     pub(super) _busy: Busy,
 }
 

@@ -5,9 +5,13 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use adit_model::{AccountId, ConnectionId, FlowId, PublicHostname, RequestEnd, RequestRecord, TunnelId};
+use adit_model::{
+    AccountId, ConnectionId, FlowId, NodeId, Protocol, PublicHostname, RequestEnd, RequestRecord, TunnelId,
+};
+use adit_wire::peer::RelayedFlow;
 
 use crate::Shared;
+use crate::dial::{Order, Reach};
 
 /// What is known of a request from the start.
 pub(super) struct Asked {
@@ -21,6 +25,14 @@ pub(super) struct Asked {
     pub(super) snapshot: u64,
 }
 
+/// What is known at the end.
+#[derive(Default, Clone, Copy)]
+struct Ending {
+    connection: Option<ConnectionId>,
+    relayed_to: Option<NodeId>,
+    end: Option<RequestEnd>,
+}
+
 /// A request on its way. Whoever carries a part of it holds it; the last one to let go writes the record.
 pub(super) struct Recording {
     shared: Arc<Shared>,
@@ -32,7 +44,7 @@ pub(super) struct Recording {
     /// Bytes of the answer's body so far.
     pub(super) down: AtomicU64,
     status: AtomicU16,
-    end: Mutex<(Option<ConnectionId>, Option<RequestEnd>)>,
+    end: Mutex<Ending>,
 }
 
 impl Recording {
@@ -55,14 +67,25 @@ impl Recording {
         self.asked.flow
     }
 
-    /// Where it goes.
-    pub(super) fn tunnel(&self) -> TunnelId {
-        self.asked.tunnel
+    /// The request as those are told it who dial it.
+    pub(super) fn order(&self) -> Order {
+        let asked = &self.asked;
+        let flow = RelayedFlow {
+            flow: asked.flow,
+            account: asked.account,
+            tunnel: asked.tunnel,
+            protocol: Protocol::Tcp,
+            rule: None,
+            snapshot: asked.snapshot,
+            source: Some(asked.source),
+        };
+        Order { flow, reach: Reach::AnyNode }
     }
 
-    /// Notes which connection carries it.
-    pub(super) fn carried_by(&self, connection: Option<ConnectionId>) {
-        self.lock().0 = connection;
+    /// Notes which connection carries it, and on which other node that is.
+    pub(super) fn carried_by(&self, connection: Option<ConnectionId>, relayed_to: Option<NodeId>) {
+        let mut ending = self.lock();
+        (ending.connection, ending.relayed_to) = (connection, relayed_to);
     }
 
     /// Notes what the client is told.
@@ -72,17 +95,17 @@ impl Recording {
 
     /// Notes why it ended. What was noted first stands.
     pub(super) fn ended(&self, end: RequestEnd) {
-        self.lock().1.get_or_insert(end);
+        self.lock().end.get_or_insert(end);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, (Option<ConnectionId>, Option<RequestEnd>)> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Ending> {
         self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Recording {
     fn drop(&mut self) {
-        let (connection, end) = *self.lock();
+        let Ending { connection, relayed_to, end } = *self.lock();
         let asked = &self.asked;
         let record = RequestRecord {
             flow: asked.flow,
@@ -90,6 +113,7 @@ impl Drop for Recording {
             hostname: asked.hostname.clone(),
             tunnel: asked.tunnel,
             connection,
+            relayed_to,
             source: asked.source,
             method: asked.method.clone(),
             path: asked.path.clone(),

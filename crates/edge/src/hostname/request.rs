@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use adit_model::{FlowId, Refusal, RequestEnd, TunnelId};
+use adit_model::{FlowId, Refusal, RequestEnd};
 use adit_transport::WriteChunk;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -94,12 +94,12 @@ impl Exchange {
         let Some(origin) = self.origin_request(parts.method, &parts.uri, headers, false) else {
             return self.refuse(StatusCode::BAD_REQUEST, "the URL cannot be read");
         };
-        let dialled = dial::request(&self.client.shared, self.tunnel(), self.recording.flow(), origin).await;
+        let dialled = dial::request(&self.client.shared, self.recording.order(), origin).await;
         let exchange = match dialled {
             Ok(exchange) => exchange,
             Err(not) => return self.not_dialled(&not),
         };
-        self.recording.carried_by(Some(exchange.connection.id));
+        self.recording.carried_by(exchange.via.connection(), exchange.via.relayed_to());
         let (over, is_over) = watch::channel(false);
         let pump = send_body(body, exchange.writer, Arc::clone(&self.recording), is_over);
         self.client.shared.tasks.spawn(pump);
@@ -110,7 +110,7 @@ impl Exchange {
         self.recording.answered(status);
         let removed = self.client.served.removed.child_token();
         let recording = Arc::clone(&self.recording);
-        let held = Held { over: Some(over), _writer: None, _guard: exchange.guard, _busy: busy };
+        let held = Held { over: Some(over), _writer: None, _via: exchange.via, _busy: busy };
         let body = streamed(reader, recording, removed, held);
         let mut response = Response::new(body);
         *response.status_mut() = status;
@@ -135,11 +135,6 @@ impl Exchange {
         Some(OriginRequest { method, uri, host: self.authority.clone(), headers, websocket })
     }
 
-    /// Where the host name leads.
-    pub(super) fn tunnel(&self) -> TunnelId {
-        self.recording.tunnel()
-    }
-
     /// Waits for the head of the answer for as long as the body moves, and [`ANSWER_DEADLINE`] after that.
     pub(super) async fn wait(&self, answer: PendingAnswer) -> Result<OriginAnswer, NotDialled> {
         let mut answer = std::pin::pin!(answer.wait());
@@ -150,15 +145,15 @@ impl Exchange {
             }
             if self.recording.up.load(Ordering::Relaxed) == before {
                 let detail = "no answer from the origin".to_owned();
-                return Err(NotDialled { refusal: Refusal::TimedOut, connection: None, detail });
+                return Err(NotDialled::nowhere(Refusal::TimedOut, detail));
             }
         }
     }
 
     /// The page for a request that the origin has not answered. The connector's words are for the log.
     pub(super) fn not_dialled(&self, not: &NotDialled) -> Response<Body> {
-        if not.connection.is_some() {
-            self.recording.carried_by(not.connection);
+        if not.connection.is_some() || not.relayed_to.is_some() {
+            self.recording.carried_by(not.connection, not.relayed_to);
         }
         tracing::info!(
             flow = %self.recording.flow(),

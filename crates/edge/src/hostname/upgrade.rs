@@ -25,8 +25,7 @@ use super::answer::{Body, Held, streamed, whole};
 use super::connection::Busy;
 use super::headers;
 use super::request::{Exchange, Handshake};
-use crate::connections::FlowGuard;
-use crate::dial::{self, OriginAnswer};
+use crate::dial::{self, OriginAnswer, Via};
 use crate::far::{FarReader, FarWriter};
 use crate::limits::HANDSHAKE_DEADLINE;
 
@@ -48,13 +47,13 @@ pub(super) async fn serve(
     let Some(origin) = exchange.origin_request(Method::GET, &parts.uri, headers, true) else {
         return exchange.refuse(StatusCode::BAD_REQUEST, "the URL cannot be read");
     };
-    let (shared, flow) = (&exchange.client.shared, exchange.recording.flow());
-    let dialled = match dial::request(shared, exchange.tunnel(), flow, origin).await {
+    let order = exchange.recording.order();
+    let dialled = match dial::request(&exchange.client.shared, order, origin).await {
         Ok(dialled) => dialled,
         Err(not) => return exchange.not_dialled(&not),
     };
-    exchange.recording.carried_by(Some(dialled.connection.id));
-    let (guard, writer) = (dialled.guard, dialled.writer);
+    exchange.recording.carried_by(dialled.via.connection(), dialled.via.relayed_to());
+    let (via, writer) = (dialled.via, dialled.writer);
     let OriginAnswer { status, mut headers, reader } = match exchange.wait(dialled.answer).await {
         Ok(answer) => answer,
         Err(not) => return exchange.not_dialled(&not),
@@ -63,12 +62,12 @@ pub(super) async fn serve(
     if status != StatusCode::SWITCHING_PROTOCOLS {
         exchange.recording.answered(status);
         let removed = exchange.client.served.removed.child_token();
-        let held = Held { over: None, _writer: Some(writer), _guard: guard, _busy: busy };
+        let held = Held { over: None, _writer: Some(writer), _via: via, _busy: busy };
         let body = streamed(reader, Arc::clone(&exchange.recording), removed, held);
         return response(status, headers, body);
     }
     let far = Duplex::new(Noted::new(reader), writer);
-    let carried = Carried { exchange, far, _guard: guard, _busy: busy };
+    let carried = Carried { exchange, far, _via: via, _busy: busy };
     let told = carried.accept(kind, &mut headers);
     let tasks = carried.exchange.client.shared.tasks.clone();
     tasks.spawn(carried.carry(upgrade));
@@ -86,7 +85,7 @@ fn response(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body
 struct Carried {
     exchange: Exchange,
     far: Duplex<Noted<FarReader>, FarWriter>,
-    _guard: FlowGuard,
+    _via: Via,
     _busy: Busy,
 }
 

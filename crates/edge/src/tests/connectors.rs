@@ -161,7 +161,7 @@ async fn a_connection_with_all_its_streams_open_gets_no_more_and_the_flow_is_ref
     assert_eq!(refused.refusal, Refusal::TooManyFlows);
     // Another connection has room.
     let _second = quic_peer(&mut bench, &Identity { index: 1, ..Identity::default() }).await;
-    assert_eq!(bench.dial(origin).await.unwrap().connection.index, 1);
+    assert_eq!(bench.dial(origin).await.unwrap().via.own().index, 1);
 }
 
 #[tokio::test]
@@ -174,13 +174,13 @@ async fn flows_go_where_fewer_are() {
     for _ in 0..8 {
         dialled.push(bench.dial(origin).await.unwrap());
     }
-    let of_first = dialled.iter().filter(|flow| flow.connection.index == 0).count();
+    let of_first = dialled.iter().filter(|flow| flow.via.own().index == 0).count();
     assert_eq!(of_first, 4);
     // What ended counts no more.
-    dialled.retain(|flow| flow.connection.index == 0);
+    dialled.retain(|flow| flow.via.own().index == 0);
     for _ in 0..4 {
         let flow = bench.dial(origin).await.unwrap();
-        assert_eq!(flow.connection.index, 1);
+        assert_eq!(flow.via.own().index, 1);
         dialled.push(flow);
     }
 }

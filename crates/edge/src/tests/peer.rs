@@ -17,7 +17,9 @@ use adit_wire::rpc::{
     ClientEvent, ClientInfo, ConnectionOptions, RegisterRequest, RegistrationClient, ServiceAnswer,
     ServiceClient, ServiceEvent, ServiceServer, TunnelAuth, TunnelSecret, UnregisterUdpSession,
 };
-use adit_wire::tunnel::{ConnectRequest, ConnectResponse, DATA_SIGNATURE, RPC_SIGNATURE, StreamKind};
+use adit_wire::tunnel::{
+    ConnectRequest, ConnectResponse, ConnectionType, DATA_SIGNATURE, Metadata, RPC_SIGNATURE, StreamKind,
+};
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, StatusCode};
 use rustls::crypto::aws_lc_rs::kx_group;
@@ -231,7 +233,12 @@ async fn serve_flow(mut send: quinn::SendStream, mut receive: quinn::RecvStream)
     if request.metadata(PROTOCOL_HEADER).is_some() {
         return echo_capsules(send, receive, &bytes[consumed..]).await;
     }
-    let Ok(stream) = TcpStream::connect(&request.dest).await else {
+    if request.kind == ConnectionType::Http {
+        return echo_request(send, receive, &request, &bytes[consumed..]).await;
+    }
+    // A peer node is asked for no loopback address: these stand for ours.
+    let destination = request.dest.replace("192.0.2.1:", "127.0.0.1:");
+    let Ok(stream) = TcpStream::connect(destination).await else {
         let _ = send.finish();
         return;
     };
@@ -244,6 +251,25 @@ async fn serve_flow(mut send: quinn::SendStream, mut receive: quinn::RecvStream)
         _ = tokio::io::copy(&mut receive, &mut write) => {}
         _ = tokio::io::copy(&mut read, &mut send) => {}
     }
+    let _ = send.finish();
+    let _ = send.stopped().await;
+}
+
+/// An origin that answers with what it was asked.
+async fn echo_request(
+    mut send: quinn::SendStream,
+    mut receive: quinn::RecvStream,
+    request: &ConnectRequest,
+    ahead: &[u8],
+) {
+    let mut metadata = vec![Metadata::new("HttpStatus", "201")];
+    metadata.extend(request.metadata.iter().filter(|entry| entry.key.starts_with("HttpHeader:x-")).cloned());
+    let mut head = BytesMut::new();
+    ConnectResponse { error: String::new(), metadata }.encode(&mut head).unwrap();
+    head.extend_from_slice(request.dest.as_bytes());
+    head.extend_from_slice(ahead);
+    send.write_chunk(head.freeze()).await.unwrap();
+    let _ = tokio::io::copy(&mut receive, &mut send).await;
     let _ = send.finish();
     let _ = send.stopped().await;
 }

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use adit_transport::datagram::DatagramRouter;
 use adit_transport::quic::{self, NO_ERROR};
-use adit_transport::tls::{self, Identity};
+use adit_transport::tls::Identity;
 use bytes::Bytes;
+use quinn::crypto::rustls::HandshakeData;
 use quinn::{Endpoint, Incoming};
 use tokio_util::sync::CancellationToken;
 
@@ -16,18 +17,23 @@ use super::control::{Control, Registered};
 use super::handshakes::Handshakes;
 use crate::Shared;
 use crate::carrier::{Carrier, Datagrams, Features, QuicCarrier};
-use crate::config::StartError;
+use crate::config::{PeerIdentity, StartError};
 use crate::datagram::SessionTable;
 use crate::limits::{
     HANDSHAKE_DEADLINE, MAX_QUIC_HANDSHAKES, PULSE, REGISTRATION_DEADLINE, RETRY_ABOVE_HANDSHAKES,
 };
+use crate::peer;
 use crate::pulse::Pulse;
 
 /// The protocol's name in TLS (tunnel protocol, 1.3).
 const ALPN: &[u8] = b"argotunnel";
 
-pub(super) fn bind(address: SocketAddr, identity: &Identity) -> Result<Endpoint, StartError> {
-    let mut config = tls::server_config(identity, &[ALPN])?;
+pub(super) fn bind(
+    address: SocketAddr,
+    identity: &Identity,
+    peer: Option<&PeerIdentity>,
+) -> Result<Endpoint, StartError> {
+    let mut config = peer::server(identity, &[ALPN], peer)?;
     config.max_early_data_size = 0;
     Ok(quic::listen(address, config)?)
 }
@@ -116,6 +122,9 @@ async fn serve_connection(shared: Arc<Shared>, incoming: Incoming, door: Arc<Doo
         tracing::debug!(peer = %peer, "QUIC handshake failed");
         return;
     };
+    if is_peer(&quic) {
+        return peer::serve(shared, quic).await;
+    }
     // A probe opens no stream and closes (tunnel protocol, 1.5): that is no error.
     let Ok(Ok((send, receive))) = tokio::time::timeout(REGISTRATION_DEADLINE, quic.accept_bi()).await else {
         quic.close(NO_ERROR, b"no control stream");
@@ -139,6 +148,12 @@ async fn serve_connection(shared: Arc<Shared>, incoming: Incoming, door: Arc<Doo
     registered.leave(&shared).await;
     pulse.stop();
     quic.close(NO_ERROR, b"");
+}
+
+/// Whether it is another edge node, by the protocol that it asked for.
+fn is_peer(quic: &quinn::Connection) -> bool {
+    let data = quic.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    data.and_then(|data| data.protocol).is_some_and(|protocol| protocol == adit_wire::peer::ALPN)
 }
 
 /// Takes what a connector that is registered sends beside its control stream.
@@ -167,7 +182,7 @@ fn carrier(quic: &quinn::Connection, features: Features) -> QuicCarrier {
 }
 
 /// Follows whether the connector answers: it shows that it lives once a second or so (tunnel protocol, 2.1).
-async fn watch(quic: &quinn::Connection, pulse: &Pulse) {
+pub(crate) async fn watch(quic: &quinn::Connection, pulse: &Pulse) {
     let mut before = 0;
     let mut tick = tokio::time::interval(PULSE);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -128,6 +128,7 @@ impl Chain {
             names: vec!["edge.test".into()],
             certificates: Arc::new(NoCertificates),
             management: axum::Router::new(),
+            peer: None,
             enrolment: axum::Router::new(),
         };
         let ends = Ends { changes: changes_out, commands: commands_out, records: records_in };
