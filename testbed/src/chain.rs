@@ -78,6 +78,8 @@ pub struct Chain {
     pub connectors: Vec<Connector>,
     /// `adit up`, when started.
     pub edge: Option<Process>,
+    /// What `adit up` is started with besides.
+    pub edge_flags: Vec<String>,
     /// The hosts.
     pub world: World,
     adit: PathBuf,
@@ -94,6 +96,7 @@ impl Chain {
             agent: None,
             connectors: Vec::new(),
             edge: None,
+            edge_flags: Vec::new(),
             world: World::new()?,
             adit: built("adit")?,
             dir,
@@ -162,7 +165,7 @@ impl Chain {
     /// Starts `adit up`, again if it ran before, and waits until it answers.
     pub async fn start_edge(&mut self) -> Result<()> {
         let mut command = self.adit(&self.world.edge);
-        command.arg("up").arg("--data").arg(self.data());
+        command.arg("up").arg("--data").arg(self.data()).args(&self.edge_flags);
         let addresses: [IpAddr; 4] =
             [EDGE_V4.into(), EDGE_V6.into(), EDGE_INNER_V4.into(), EDGE_INNER_V6.into()];
         for address in addresses {

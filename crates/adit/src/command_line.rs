@@ -92,6 +92,10 @@ pub(crate) struct UpFlags {
     /// Listener for /metrics, /ready and /healthz [default: 127.0.0.1:9090]
     #[arg(long, env = "ADIT_METRICS", value_name = "ADDRESS")]
     pub(crate) metrics: Option<String>,
+    /// Loopback listener for the API without TLS, for programs of this machine that take a base URL and no certificates
+    /// [default: none]
+    #[arg(long, env = "ADIT_HTTP", value_name = "ADDRESS")]
+    pub(crate) http: Option<String>,
     /// Name of this edge node, shown as the location of its connections [default: edge01]
     #[arg(long, env = "ADIT_NODE", value_name = "NAME")]
     pub(crate) node: Option<String>,

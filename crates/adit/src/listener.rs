@@ -1,4 +1,5 @@
-//! The listener for `/metrics`, `/ready` and `/healthz` of `adit up`.
+//! The listeners in the clear of `adit up`: `/metrics`, `/ready` and `/healthz`; and, if it is asked for, the API on a
+//! loopback address.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::registry::Registry;
@@ -18,8 +19,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Connections at once: a scraper or two, and a person.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections at once of the metrics listener: a scraper or two, and a person.
+const MAX_METRICS_CONNECTIONS: usize = 64;
+/// Connections at once of the API's plain listener: the programs of one machine.
+const MAX_API_CONNECTIONS: usize = 1024;
+/// How long a client may take to send a request's head.
+const HEAD_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
 /// After a failed accept, before the next.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -28,14 +33,14 @@ struct Shown {
     edge: Arc<Edge>,
 }
 
-/// Binds the listener, so that a port in use is known before anything is served.
-pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address} (metrics); choose another address with --metrics")
-    })
+/// Binds a listener, named by its flag, so that a port in use is known before anything is served.
+pub(crate) async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} ({flag}); choose another address with --{flag}"))
 }
 
-/// Serves until stopped.
+/// Serves metrics until stopped.
 pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationToken) {
     let mut registry = Registry::default();
     edge.metrics().register(&mut registry);
@@ -44,33 +49,45 @@ pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: Cancella
         .route("/ready", get(ready))
         .route("/healthz", get(async || "OK\n"))
         .with_state(Arc::new(Shown { registry, edge }));
+    serve_router(listener, router, MAX_METRICS_CONNECTIONS, stop).await;
+}
+
+/// Serves the API in the clear until stopped: to this machine, since the address is loopback.
+pub(crate) async fn serve_api(listener: TcpListener, router: Router, stop: CancellationToken) {
+    serve_router(listener, router, MAX_API_CONNECTIONS, stop).await;
+}
+
+async fn serve_router(listener: TcpListener, router: Router, most: usize, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Mostly out of file descriptors: flows will give some back.
-                tracing::warn!(error = %error, "cannot accept a metrics connection");
+                tracing::warn!(error = %error, "cannot accept a connection of metrics or the plain API");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         while connections.try_join_next().is_some() {}
-        if connections.len() >= MAX_CONNECTIONS {
+        if connections.len() >= most {
             continue;
         }
-        let service = TowerToHyperService::new(router.clone());
+        // Answers are written whole: nothing is gained by waiting for more.
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone().layer(axum::Extension(peer)));
         let stop = stop.clone();
         connections.spawn(async move {
-            let builder = auto::Builder::new(TokioExecutor::new());
+            let mut builder = auto::Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             tokio::select! {
                 ended = connection => if let Err(error) = ended {
-                    tracing::debug!(error = %error, "metrics connection ended");
+                    tracing::debug!(error = %error, "connection ended");
                 },
                 () = stop.cancelled() => {}
             }

@@ -31,7 +31,11 @@ pub(crate) fn run(flags: UpFlags) -> anyhow::Result<()> {
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let signal = shutdown::on_signal()?;
-    let metrics = listener::bind(settings.metrics).await?;
+    let metrics = listener::bind("metrics", settings.metrics).await?;
+    let http = match settings.http {
+        Some(address) => Some(listener::bind("http", address).await?),
+        None => None,
+    };
     try_ports(&settings)?;
     let supplied = settings.certificates.iter().cloned().map(Supplied::open).collect::<Result<_, _>>()?;
     let store = Store::open(&settings.data).await?;
@@ -68,6 +72,10 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     }
     let edge = Arc::new(Edge::start(config, ends).await.map_err(with_hint)?);
     tasks.spawn(listener::serve(metrics, Arc::clone(&edge), stop.clone()));
+    if let Some(http) = http {
+        let api = adit_control::api::router(control.clone());
+        tasks.spawn(listener::serve_api(http, api, stop.clone()));
+    }
     tracing::info!(
         https = %edge.https(),
         tunnel = %edge.tunnel(),

@@ -16,6 +16,8 @@ use serde_json::json;
 
 use crate::accounts;
 
+/// Where the edge serves the API to its own host without TLS.
+const PLAIN: &str = "127.0.0.1:8780";
 /// What `make test` has time for.
 const GROUPS: [&str; 8] =
     ["tunnels", "paging", "routes", "tokens", "service-tokens", "devices", "audit", "foreign"];
@@ -60,6 +62,13 @@ async fn wrangler_lists_makes_shows_and_deletes_tunnels() {
     fails(&["info", "of-wrangler"], "neither the ID nor the name of any of your tunnels");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_of_the_edges_own_host_needs_the_base_url_only() {
+    let site = Site { far: false, ..Site::start().await };
+    site.python("5.9.0", &["tunnels"]);
+    site.typescript(&["tunnels"]);
+}
+
 /// Run by `make test-long`.
 mod long {
     use super::Site;
@@ -85,6 +94,7 @@ struct Site {
 impl Site {
     async fn start() -> Self {
         let mut chain = Chain::new().unwrap();
+        chain.edge_flags = vec!["--http".into(), PLAIN.into()];
         chain.start_edge().await.unwrap();
         chain.start_agent().await.unwrap();
         chain.enroll().await.unwrap();
@@ -122,7 +132,7 @@ impl Site {
         let (host, base) = if self.far {
             (&self.chain.world.laptop, format!("https://{EDGE_V4}/client/v4"))
         } else {
-            (&self.chain.world.edge, "https://localhost/client/v4".to_owned())
+            (&self.chain.world.edge, format!("http://{PLAIN}/client/v4"))
         };
         let (token, account, ca) =
             (read("admin-token"), read("account-id"), self.chain.data().join("ca.pem"));
@@ -132,7 +142,9 @@ impl Site {
         command.env("CLOUDFLARE_BASE_URL", &base).env("CLOUDFLARE_API_BASE_URL", &base);
         command.env("CLOUDFLARE_API_TOKEN", token);
         command.env("CLOUDFLARE_ACCOUNT_ID", &account).env("ACCOUNT", &account).env("FOREIGN", &self.foreign);
-        command.env("SSL_CERT_FILE", &ca).env("NODE_EXTRA_CA_CERTS", &ca);
+        if self.far {
+            command.env("SSL_CERT_FILE", &ca).env("NODE_EXTRA_CA_CERTS", &ca);
+        }
         command.env("CI", "1").env("NO_COLOR", "1").env("WRANGLER_SEND_METRICS", "false");
         command.arg(program);
         command

@@ -16,6 +16,8 @@ pub(crate) struct Settings {
     pub(crate) https: SocketAddr,
     pub(crate) tunnel: SocketAddr,
     pub(crate) metrics: SocketAddr,
+    /// Where the API is served in the clear, if it is: a loopback address.
+    pub(crate) http: Option<SocketAddr>,
     pub(crate) node: String,
     /// Certificates and their keys, for public host names.
     pub(crate) certificates: Vec<(PathBuf, PathBuf)>,
@@ -30,6 +32,7 @@ struct File {
     https: Option<String>,
     tunnel: Option<String>,
     metrics: Option<String>,
+    http: Option<String>,
     node: Option<String>,
     certificate: Option<OneOrMany<PathBuf>>,
     certificate_key: Option<OneOrMany<PathBuf>>,
@@ -75,6 +78,7 @@ impl Settings {
             https: address("https", flags.https, file.https, "[::]:443")?,
             tunnel: address("tunnel", flags.tunnel, file.tunnel, "[::]:7844")?,
             metrics: address("metrics", flags.metrics, file.metrics, "127.0.0.1:9090")?,
+            http: flags.http.or(file.http).as_deref().map(loopback).transpose()?,
             node: check_node(node)?,
             certificates: certificates.into_iter().zip(keys).collect(),
         })
@@ -100,6 +104,20 @@ impl Settings {
         };
         self.public_hosts.iter().map(bracketed).collect()
     }
+}
+
+/// Tokens in the clear stay on this machine; a bare port is one of its loopback address.
+fn loopback(text: &str) -> anyhow::Result<SocketAddr> {
+    let address = match text.trim_start_matches(':').parse::<u16>() {
+        Ok(port) => SocketAddr::from(([127, 0, 0, 1], port)),
+        Err(_) => listen_address("http", text)?,
+    };
+    if !address.ip().is_loopback() {
+        bail!(
+            "http: expected a loopback address such as 127.0.0.1:8080, since it is without TLS, not {text:?}"
+        );
+    }
+    Ok(address)
 }
 
 fn with(first: &[String], more: &[&str]) -> Vec<String> {
@@ -170,6 +188,8 @@ mod tests {
             check(&["--https", "192.0.2.1:8443"], "https: 443\npublic-host: Adit.example.com\n").unwrap();
         assert_eq!(settings.https.to_string(), "192.0.2.1:8443");
         assert_eq!(settings.tunnel.to_string(), "[::]:7844");
+        assert_eq!(settings.http, None);
+        assert_eq!(check(&["--http", "8080"], "").unwrap().http.unwrap().to_string(), "127.0.0.1:8080");
         assert_eq!(settings.connector_edges(), ["adit.example.com:7844"]);
         assert_eq!(settings.served_names(), ["adit.example.com", "localhost", "127.0.0.1", "::1"]);
     }
@@ -184,6 +204,8 @@ mod tests {
         wrong(&[], "https: [1, 2]\n", &["up.yaml"]);
         wrong(&["--tunnel", "here"], "", &["tunnel: expected ADDRESS:PORT", "here"]);
         wrong(&["--public-host", "https://x"], "", &["public-host: expected a DNS name"]);
+        wrong(&["--http", "192.0.2.1:80"], "", &["http: expected a loopback address", "192.0.2.1"]);
+        wrong(&[], "http: 0.0.0.0:80\n", &["http: expected a loopback address"]);
         wrong(&["--node", "a b"], "", &["node: expected"]);
         wrong(&["--certificate", "a.pem"], "", &["certificate-key: expected one key for each certificate"]);
     }
