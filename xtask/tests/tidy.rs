@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which crates of ours a crate may use. `adit` may use everything, and nothing may use it.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("adit-model", &[]),
     ("adit-expr", &[]),
     ("adit-policy", &["adit-model", "adit-expr"]),
@@ -31,6 +31,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ),
     ("adit-store", &["adit-model"]),
     ("adit-control", &["adit-model", "adit-policy", "adit-store", "adit-access", "adit-wire"]),
+    ("adit-terraform", &["adit-model"]),
     ("adit-testbed", &["adit-model"]),
 ];
 
