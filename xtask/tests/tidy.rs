@@ -30,8 +30,8 @@ const ARROWS: [(&str, &[&str]); 13] = [
         ],
     ),
     ("adit-store", &["adit-model"]),
-    ("adit-control", &["adit-model", "adit-policy", "adit-store", "adit-access", "adit-wire"]),
     ("adit-terraform", &["adit-model"]),
+    ("adit-control", &["adit-model", "adit-expr", "adit-policy", "adit-store", "adit-access", "adit-wire"]),
     ("adit-testbed", &["adit-model"]),
 ];
 

@@ -84,6 +84,13 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         data = %settings.data.display(),
         "adit is up"
     );
+    let rules = control.store().rule_enabled_count().await?;
+    if rules > 0 {
+        tracing::warn!(
+            rules,
+            "enabled gateway rules are not enforced: this version stores them and does not apply them yet"
+        );
+    }
     signal.cancelled().await;
     edge.stop().await;
     stop.cancel();

@@ -13,9 +13,12 @@ mod configuration;
 mod device;
 pub(crate) mod envelope;
 mod ingress;
+mod list;
 mod management;
 mod path;
 mod route;
+mod rule;
+mod selection;
 mod service_token;
 mod shape;
 mod token;
@@ -260,10 +263,14 @@ pub fn fuzz_request(data: &[u8]) {
         if let Some(config) = fields.value("config") {
             ingress::fuzz(config);
         }
+        for key in ["rule_settings", "schedule"] {
+            fields.value(key).into_iter().for_each(rule::fuzz);
+        }
         let _read = (fields.secret("tunnel_secret", 32..=1024, ""), fields.time("expires_on"));
     }
     if let Ok(text) = std::str::from_utf8(data) {
         path::fuzz(text);
+        list::item::fuzz(text);
         if let Ok(duration) = text.parse::<GoDuration>() {
             assert_eq!(duration.to_string().parse(), Ok(duration), "a duration reads as it prints");
         }
@@ -310,6 +317,8 @@ async fn dispatch_account(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Res
         ["teamnet", "routes", rest @ ..] => route::dispatch(call, verb, rest).await,
         ["teamnet", "virtual_networks", rest @ ..] => virtual_network::dispatch(call, verb, rest).await,
         ["access", "service_tokens", rest @ ..] => service_token::dispatch(call, verb, rest).await,
+        ["gateway", "lists", rest @ ..] => list::dispatch(call, verb, rest).await,
+        ["gateway", "rules", rest @ ..] => rule::dispatch(call, verb, rest).await,
         ["devices", rest @ ..] => device::dispatch(call, verb, rest).await,
         _ => Err(ApiError::no_route()),
     }

@@ -16,8 +16,12 @@ mod http_rules;
 mod ingress;
 #[path = "control/isolation.rs"]
 mod isolation;
+#[path = "control/lists.rs"]
+mod lists;
 #[path = "control/network.rs"]
 mod network;
+#[path = "control/rules.rs"]
+mod rules;
 #[path = "control/start.rs"]
 mod start;
 #[path = "control/traces.rs"]

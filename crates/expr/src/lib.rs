@@ -14,6 +14,7 @@
 mod ast;
 mod buffer;
 mod check;
+mod constant;
 mod error;
 mod facts;
 mod function;

@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 use crate::address::Cidr;
 use crate::hostname::PublicHostname;
 use crate::id::{
-    AccountId, ConnectorId, DeviceId, NodeId, RegistrationId, RouteId, ServiceTokenId, TunnelId,
-    VirtualNetworkId,
+    AccountId, ConnectorId, DeviceId, ListId, NodeId, RegistrationId, RouteId, RuleId, ServiceTokenId,
+    TunnelId, VirtualNetworkId,
 };
+use crate::list::{List, ListItemsChange};
+use crate::rule::Rule;
 use crate::secret::{DeviceKey, NodeKey, SecretHash};
 
 /// A tunnel, as an edge needs it to let a connector in.
@@ -170,6 +172,22 @@ pub enum Change {
     LeasePut(Lease),
     /// It holds none any more.
     LeaseRemoved(Lease),
+    /// A list is new or has other content, all of which is here.
+    ListPut(List),
+    /// Some items of a list came or went. What was removed is gone, and what was added is there, whatever was before.
+    ListItemsChanged(ListItemsChange),
+    /// A list is gone.
+    ListRemoved {
+        /// Which.
+        id: ListId,
+    },
+    /// A rule is new or has other content.
+    RulePut(Box<Rule>),
+    /// A rule is gone.
+    RuleRemoved {
+        /// Which.
+        id: RuleId,
+    },
 }
 
 /// Changes that were made together, in one transaction.

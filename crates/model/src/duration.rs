@@ -23,6 +23,33 @@ impl GoDuration {
     pub const fn get(self) -> Duration {
         self.0
     }
+
+    /// The duration as Go's `Duration.String` prints it: `1h0m0s`, `5m0s`, `1.5s`, `20ms`.
+    pub fn verbose(self) -> String {
+        let (seconds, nanoseconds) = (self.0.as_secs(), self.0.subsec_nanos());
+        let decimal = |whole: u64, part: u32, digits: usize, unit: &str| {
+            let part = format!("{part:0digits$}");
+            let part = part.trim_end_matches('0');
+            let point = if part.is_empty() { "" } else { "." };
+            format!("{whole}{point}{part}{unit}")
+        };
+        if seconds == 0 {
+            return match nanoseconds {
+                0 => "0s".into(),
+                1..1_000 => format!("{nanoseconds}ns"),
+                1_000..1_000_000 => {
+                    decimal(u64::from(nanoseconds / 1_000), nanoseconds % 1_000, 3, "\u{b5}s")
+                }
+                _ => decimal(u64::from(nanoseconds / 1_000_000), nanoseconds % 1_000_000, 6, "ms"),
+            };
+        }
+        let rest = decimal(seconds % 60, nanoseconds, 9, "s");
+        match (seconds / 3600, seconds / 60 % 60) {
+            (0, 0) => rest,
+            (0, minutes) => format!("{minutes}m{rest}"),
+            (hours, minutes) => format!("{hours}h{minutes}m{rest}"),
+        }
+    }
 }
 
 const UNITS: [(&str, u128); 8] = [
@@ -126,10 +153,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_verbose_form_is_gos() {
+        for (text, verbose) in [
+            ("5m", "5m0s"),
+            ("1h", "1h0m0s"),
+            ("1h30m0s", "1h30m0s"),
+            ("90m", "1h30m0s"),
+            ("1.5s", "1.5s"),
+            ("1h500ms", "1h0m0.5s"),
+            ("20ms", "20ms"),
+            ("1500us", "1.5ms"),
+            ("1500ns", "1.5\u{b5}s"),
+            ("7ns", "7ns"),
+            ("0", "0s"),
+        ] {
+            assert_eq!(text.parse::<GoDuration>().unwrap().verbose(), verbose, "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn a_duration_reads_as_it_prints(nanoseconds in 0..=i64::MAX.unsigned_abs()) {
             let duration = GoDuration(Duration::from_nanos(nanoseconds));
+            prop_assert_eq!(duration.verbose().parse(), Ok(duration));
             prop_assert_eq!(duration.to_string().parse(), Ok(duration));
         }
 

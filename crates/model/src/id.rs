@@ -87,6 +87,8 @@ uuid_id! {
     TokenId, "token";
     /// A rule.
     RuleId, "rule";
+    /// A list of values that rules name.
+    ListId, "list";
     /// One flow, for its log record.
     FlowId, "flow";
 }

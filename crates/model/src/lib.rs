@@ -10,7 +10,9 @@ mod duration;
 mod flow;
 mod hostname;
 mod id;
+mod list;
 mod record;
+mod rule;
 mod secret;
 
 pub use address::{Cidr, CidrError, NeverDialled, never_dialled};
@@ -22,11 +24,19 @@ pub use duration::{GoDuration, NotADuration};
 pub use flow::{FlowFacts, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
 pub use hostname::{HostnameError, PublicHostname};
 pub use id::{
-    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, NodeId, RegistrationId,
-    RouteId, RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
+    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, ListId, NodeId,
+    RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
 };
+pub use list::{List, ListItemsChange, ListKind, UnknownListKind};
 pub use record::{
     ConnectionClosed, ConnectionOpened, FlowEnd, FlowRecord, LocalConfiguration, Record, RegistrationSeen,
     RequestEnd, RequestRecord,
+};
+#[doc(hidden)]
+pub use rule::fuzz_schedule;
+pub use rule::{
+    Action, BlockPage, CheckSession, Context, DAYS, DayTimes, DnsResolver, DnsResolvers, Egress, Filter,
+    MAX_PRECEDENCE, MAX_TIMES_OF_DAY, Notification, OverrideTarget, Redirect, Rule, RuleSettings, Schedule,
+    ScheduleError, Switch, UnknownAction, UnknownFilter, UntrustedAction, UntrustedCertificate,
 };
 pub use secret::{DeviceKey, NodeKey, PresentedKey, SecretHash};

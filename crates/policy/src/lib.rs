@@ -6,10 +6,12 @@
 //! [`scheme`]. No sockets, no clock, no database.
 
 mod decide;
+mod rule;
 pub mod scheme;
 mod snapshot;
 mod state;
 
 pub use decide::{Decision, Permit};
+pub use rule::{CompiledList, CompiledRule, Condition, list_id, list_kind};
 pub use snapshot::{Snapshot, TunnelRefusal};
 pub use state::State;

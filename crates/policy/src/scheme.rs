@@ -9,6 +9,8 @@ use std::sync::LazyLock;
 
 use adit_expr::{Field, ListKind, Meaning, Phase, Scheme, Slot, Type};
 
+pub use adit_model::Filter;
+
 /// When the facts of a DNS query are known.
 pub mod dns_phase {
     /// The query was read.
@@ -41,49 +43,13 @@ pub mod http_phase {
     pub const RESPONSE_BODY: u8 = 4;
 }
 
-/// What a rule filters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Filter {
-    /// DNS queries.
-    Dns,
-    /// DNS queries, and by whom they are resolved.
-    DnsResolver,
-    /// Flows.
-    L4,
-    /// Flows, and from which address they go out.
-    Egress,
-    /// HTTP requests.
-    Http,
-}
-
-impl Filter {
-    /// All filters.
-    pub const ALL: [Self; 5] = [Self::Dns, Self::DnsResolver, Self::L4, Self::Egress, Self::Http];
-
-    /// The filter's spelling in the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Dns => "dns",
-            Self::DnsResolver => "dns_resolver",
-            Self::L4 => "l4",
-            Self::Egress => "egress",
-            Self::Http => "http",
-        }
-    }
-
-    /// The filter that is spelled like this.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|filter| filter.as_str() == name)
-    }
-
-    fn title(self) -> &'static str {
-        match self {
-            Self::Dns => "the dns filter",
-            Self::DnsResolver => "the dns_resolver filter",
-            Self::L4 => "the l4 filter",
-            Self::Egress => "the egress filter",
-            Self::Http => "the http filter",
-        }
+fn title(filter: Filter) -> &'static str {
+    match filter {
+        Filter::Dns => "the dns filter",
+        Filter::DnsResolver => "the dns_resolver filter",
+        Filter::L4 => "the l4 filter",
+        Filter::Egress => "the egress filter",
+        Filter::Http => "the http filter",
     }
 }
 
@@ -297,7 +263,7 @@ impl Row {
             Home::Vectors => "vectors",
             Home::Traffic => {
                 let filter = Filter::ALL.into_iter().find(|filter| self.phase(*filter).is_some());
-                filter.map_or("no filter", Filter::title)
+                filter.map_or("no filter", title)
             }
         }
     }
@@ -464,9 +430,9 @@ struct Schemes {
 }
 
 static SCHEMES: LazyLock<Schemes> = LazyLock::new(|| {
-    let filter = |filter: Filter| scheme(filter.title(), move |row| row.phase(filter));
+    let filter = |filter: Filter| scheme(title(filter), move |row| row.phase(filter));
     let http = filter(Filter::Http);
-    let off = scheme(Filter::Http.title(), |row| row.off);
+    let off = scheme(title(Filter::Http), |row| row.off);
     let home = |homes: &'static [Home]| move |row: &Row| homes.contains(&row.home).then_some(0);
     Schemes {
         dns: filter(Filter::Dns),

@@ -5,11 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_model::{
-    AccountId, Cidr, DeviceKey, Hostname, Node, NodeId, NodeKey, PublicHostname, Registration,
-    RegistrationId, Route, SecretHash, Tunnel, TunnelConfiguration, TunnelId, VirtualNetworkId,
+    AccountId, Cidr, DeviceKey, Filter, Hostname, ListId, Node, NodeId, NodeKey, PublicHostname,
+    Registration, RegistrationId, Route, SecretHash, Tunnel, TunnelConfiguration, TunnelId, VirtualNetworkId,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
+
+use crate::rule::{CompiledList, CompiledRule};
 
 /// Compiled policy and routes. See the crate's documentation.
 #[derive(Debug, Clone)]
@@ -25,6 +27,9 @@ pub struct Snapshot {
     pub(crate) nodes: HashMap<NodeId, Arc<Node>>,
     /// Which nodes hold connections of a tunnel.
     pub(crate) leases: HashMap<TunnelId, Arc<[NodeId]>>,
+    /// By precedence.
+    pub(crate) rules: HashMap<(AccountId, Filter), Arc<Vec<Arc<CompiledRule>>>>,
+    pub(crate) lists: Arc<HashMap<adit_expr::ListId, Arc<CompiledList>>>,
 }
 
 /// The routes of one virtual network, by prefix.
@@ -144,9 +149,26 @@ impl Snapshot {
         self.nodes.values().find(|node| node.key == key)
     }
 
+    /// The rules of an account for one filter, in the order in which they are asked; those that are not enabled, expired
+    /// or out of their schedule are among them.
+    pub fn rules(&self, account: AccountId, filter: Filter) -> &[Arc<CompiledRule>] {
+        self.rules.get(&(account, filter)).map_or(&[], |rules| rules.as_slice())
+    }
+
+    /// The list, ready to be asked.
+    pub fn list(&self, id: ListId) -> Option<&Arc<CompiledList>> {
+        self.lists.get(&crate::rule::list_id(id))
+    }
+
     /// Whether flows of this account may go to this tunnel.
     pub fn serves(&self, tunnel: TunnelId, account: AccountId) -> bool {
         self.tunnels.get(&tunnel).is_some_and(|tunnel| tunnel.account == account)
+    }
+}
+
+impl adit_expr::Lists for Snapshot {
+    fn list(&self, id: adit_expr::ListId) -> Option<&adit_expr::List> {
+        self.lists.get(&id).map(|list| list.values())
     }
 }
 

@@ -1,5 +1,7 @@
 //! The objects that changes make, and the snapshot of them.
 
+mod gateway;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -8,17 +10,20 @@ use adit_model::{
     VirtualNetwork, VirtualNetworkId,
 };
 
+use self::gateway::Gateway;
 use crate::snapshot::Snapshot;
 
 /// The state that changes have made so far.
 ///
 /// It is kept compiled: a batch touches what it changes and no more, and [`snapshot`](Self::snapshot) copies pointers,
-/// not routes, of every virtual network that did not change.
+/// not routes, of every virtual network that did not change; nor rules or items of lists. A rule is compiled when it is put
+/// and never for another's sake, a list when a snapshot is made after its items changed.
 #[derive(Debug)]
 pub struct State {
     compiled: Snapshot,
     routes: HashMap<RouteId, Route>,
     virtual_networks: HashMap<VirtualNetworkId, VirtualNetwork>,
+    gateway: Gateway,
 }
 
 impl Default for State {
@@ -35,9 +40,12 @@ impl Default for State {
                 hostnames: HashMap::new(),
                 nodes: HashMap::new(),
                 leases: HashMap::new(),
+                rules: HashMap::new(),
+                lists: Arc::default(),
             },
             routes: HashMap::new(),
             virtual_networks: HashMap::new(),
+            gateway: Gateway::default(),
         }
     }
 }
@@ -55,7 +63,8 @@ impl State {
     }
 
     /// The state as it is now, to decide by.
-    pub fn snapshot(&self) -> Arc<Snapshot> {
+    pub fn snapshot(&mut self) -> Arc<Snapshot> {
+        self.gateway.compile_lists(&mut self.compiled);
         Arc::new(self.compiled.clone())
     }
 
@@ -80,6 +89,11 @@ impl State {
             Change::NodeRemoved { id } => self.remove_node(id),
             Change::LeasePut(lease) => self.put_lease(lease),
             Change::LeaseRemoved(lease) => self.remove_lease(lease),
+            Change::ListPut(list) => self.gateway.put_list(list),
+            Change::ListItemsChanged(change) => self.gateway.change_items(change),
+            Change::ListRemoved { id } => self.gateway.remove_list(id),
+            Change::RulePut(rule) => self.gateway.put_rule(&mut self.compiled, *rule),
+            Change::RuleRemoved { id } => self.gateway.remove_rule(&mut self.compiled, id),
         }
     }
 

@@ -61,7 +61,7 @@ fn state(changes: Vec<Change>) -> State {
     state
 }
 
-fn decide(state: &State, destination: &str) -> Result<u128, Refusal> {
+fn decide(state: &mut State, destination: &str) -> Result<u128, Refusal> {
     let facts = FlowFacts {
         account: ACCOUNT,
         registration: DEVICE,
@@ -78,28 +78,28 @@ fn decide(state: &State, destination: &str) -> Result<u128, Refusal> {
 
 #[test]
 fn the_longest_prefix_decides_in_both_families() {
-    let state = state(vec![
+    let mut state = state(vec![
         route(1, "198.51.100.0/24", 1),
         route(2, "198.51.100.101", 2),
         route(3, "2001:db8::/32", 1),
         route(4, "2001:db8::101", 2),
     ]);
-    assert_eq!(decide(&state, "198.51.100.7:443"), Ok(1));
-    assert_eq!(decide(&state, "198.51.100.101:6443"), Ok(2));
-    assert_eq!(decide(&state, "[2001:db8::7]:443"), Ok(1));
-    assert_eq!(decide(&state, "[2001:db8::101]:6443"), Ok(2));
-    assert_eq!(decide(&state, "[::ffff:198.51.100.101]:6443"), Ok(2));
-    assert_eq!(decide(&state, "203.0.113.1:443"), Err(Refusal::Unroutable));
+    assert_eq!(decide(&mut state, "198.51.100.7:443"), Ok(1));
+    assert_eq!(decide(&mut state, "198.51.100.101:6443"), Ok(2));
+    assert_eq!(decide(&mut state, "[2001:db8::7]:443"), Ok(1));
+    assert_eq!(decide(&mut state, "[2001:db8::101]:6443"), Ok(2));
+    assert_eq!(decide(&mut state, "[::ffff:198.51.100.101]:6443"), Ok(2));
+    assert_eq!(decide(&mut state, "203.0.113.1:443"), Err(Refusal::Unroutable));
 }
 
 #[test]
 fn special_addresses_are_never_dialled_whatever_a_route_says() {
-    let state = state(vec![route(1, "0.0.0.0/0", 1), route(2, "::/0", 1)]);
-    assert_eq!(decide(&state, "198.51.100.7:443"), Ok(1));
+    let mut state = state(vec![route(1, "0.0.0.0/0", 1), route(2, "::/0", 1)]);
+    assert_eq!(decide(&mut state, "198.51.100.7:443"), Ok(1));
     for destination in
         ["127.0.0.1:80", "169.254.169.254:80", "[::1]:80", "[::ffff:127.0.0.1]:80", "[fe80::1]:80"]
     {
-        assert_eq!(decide(&state, destination), Err(Refusal::NeverDialled), "{destination}");
+        assert_eq!(decide(&mut state, destination), Err(Refusal::NeverDialled), "{destination}");
     }
 }
 
@@ -107,29 +107,29 @@ fn special_addresses_are_never_dialled_whatever_a_route_says() {
 fn a_revoked_or_removed_registration_opens_nothing() {
     let mut state = state(vec![route(1, "198.51.100.0/24", 1)]);
     state.apply(ChangeBatch { number: 3, changes: vec![registration(true)] });
-    assert_eq!(decide(&state, "198.51.100.7:443"), Err(Refusal::Revoked));
+    assert_eq!(decide(&mut state, "198.51.100.7:443"), Err(Refusal::Revoked));
     state.apply(ChangeBatch { number: 4, changes: vec![registration(false)] });
-    assert_eq!(decide(&state, "198.51.100.7:443"), Ok(1));
+    assert_eq!(decide(&mut state, "198.51.100.7:443"), Ok(1));
     state.apply(ChangeBatch { number: 5, changes: vec![Change::RegistrationRemoved { id: DEVICE }] });
-    assert_eq!(decide(&state, "198.51.100.7:443"), Err(Refusal::Revoked));
+    assert_eq!(decide(&mut state, "198.51.100.7:443"), Err(Refusal::Revoked));
 }
 
 #[test]
 fn a_tunnel_of_another_account_serves_nothing() {
-    let state = state(vec![tunnel(3, OTHER_ACCOUNT), route(1, "198.51.100.0/24", 3)]);
-    assert_eq!(decide(&state, "198.51.100.7:443"), Err(Refusal::Unroutable));
+    let mut state = state(vec![tunnel(3, OTHER_ACCOUNT), route(1, "198.51.100.0/24", 3)]);
+    assert_eq!(decide(&mut state, "198.51.100.7:443"), Err(Refusal::Unroutable));
 }
 
 #[test]
 fn a_route_that_moves_or_goes_takes_its_network_along() {
     let mut state = state(vec![route(1, "198.51.100.0/24", 1)]);
     state.apply(ChangeBatch { number: 3, changes: vec![route(1, "203.0.113.0/24", 2)] });
-    assert_eq!(decide(&state, "198.51.100.7:443"), Err(Refusal::Unroutable));
-    assert_eq!(decide(&state, "203.0.113.7:443"), Ok(2));
+    assert_eq!(decide(&mut state, "198.51.100.7:443"), Err(Refusal::Unroutable));
+    assert_eq!(decide(&mut state, "203.0.113.7:443"), Ok(2));
     let snapshot = state.snapshot();
     let gone = Change::RouteRemoved { id: RouteId::from_uuid(Uuid::from_u128(1)) };
     state.apply(ChangeBatch { number: 4, changes: vec![gone] });
-    assert_eq!(decide(&state, "203.0.113.7:443"), Err(Refusal::Unroutable));
+    assert_eq!(decide(&mut state, "203.0.113.7:443"), Err(Refusal::Unroutable));
     assert_eq!(snapshot.networks(NETWORK), ["203.0.113.0/24".parse().unwrap()], "a snapshot does not change");
 }
 
@@ -159,19 +159,19 @@ fn a_host_name_is_found_in_every_spelling_while_its_tunnel_is_there() {
         hostname("other.example.com", OTHER_ACCOUNT, 1),
         hostname("gone.example.com", ACCOUNT, 9),
     ]);
-    let leads = |state: &State, name: &str| {
+    let leads = |state: &mut State, name: &str| {
         state.snapshot().hostname(name).map(|hostname| hostname.tunnel.uuid().as_u128())
     };
-    assert_eq!(leads(&state, "app.example.com"), Some(1));
-    assert_eq!(leads(&state, "APP.Example.com."), Some(1));
-    assert_eq!(leads(&state, "x.app.example.com"), None);
-    assert_eq!(leads(&state, "other.example.com"), None, "the tunnel is another account's");
-    assert_eq!(leads(&state, "gone.example.com"), None, "there is no such tunnel");
+    assert_eq!(leads(&mut state, "app.example.com"), Some(1));
+    assert_eq!(leads(&mut state, "APP.Example.com."), Some(1));
+    assert_eq!(leads(&mut state, "x.app.example.com"), None);
+    assert_eq!(leads(&mut state, "other.example.com"), None, "the tunnel is another account's");
+    assert_eq!(leads(&mut state, "gone.example.com"), None, "there is no such tunnel");
     state.apply(ChangeBatch { number: 3, changes: vec![hostname("app.example.com", ACCOUNT, 2)] });
-    assert_eq!(leads(&state, "app.example.com"), Some(2));
+    assert_eq!(leads(&mut state, "app.example.com"), Some(2));
     let removed = Change::HostnameRemoved { hostname: "app.example.com".parse().unwrap() };
     state.apply(ChangeBatch { number: 4, changes: vec![removed] });
-    assert_eq!(leads(&state, "app.example.com"), None);
+    assert_eq!(leads(&mut state, "app.example.com"), None);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_configuration_is_replaced_and_goes_with_its_tunnel() {
 fn an_old_batch_changes_nothing() {
     let mut state = state(vec![route(1, "198.51.100.0/24", 1)]);
     state.apply(ChangeBatch { number: 2, changes: vec![registration(true)] });
-    assert_eq!(decide(&state, "198.51.100.7:443"), Ok(1));
+    assert_eq!(decide(&mut state, "198.51.100.7:443"), Ok(1));
 }
 
 proptest! {

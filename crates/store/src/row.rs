@@ -5,9 +5,15 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use adit_model::SecretHash;
-use sqlx::Row;
+use serde::de::DeserializeOwned;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
 use time::OffsetDateTime;
+
+/// A row that a statement gave.
+pub(crate) type Row = SqliteRow;
+/// What statements are sent through.
+pub(crate) type Connection = SqliteConnection;
 
 /// The store itself failed; the caller's request may have been right.
 #[derive(Debug, thiserror::Error)]
@@ -33,12 +39,12 @@ impl From<sqlx::Error> for Fault {
 
 /// One row of a table, read column by column.
 pub(crate) struct Columns<'r> {
-    row: &'r SqliteRow,
+    row: &'r Row,
     table: &'static str,
 }
 
 impl<'r> Columns<'r> {
-    pub(crate) const fn new(row: &'r SqliteRow, table: &'static str) -> Self {
+    pub(crate) const fn new(row: &'r Row, table: &'static str) -> Self {
         Self { row, table }
     }
 
@@ -55,6 +61,10 @@ impl<'r> Columns<'r> {
     }
 
     pub(crate) fn number(&self, column: &'static str) -> Result<i64, Fault> {
+        Ok(self.row.try_get(column)?)
+    }
+
+    pub(crate) fn maybe_number(&self, column: &'static str) -> Result<Option<i64>, Fault> {
         Ok(self.row.try_get(column)?)
     }
 
@@ -91,6 +101,18 @@ impl<'r> Columns<'r> {
         let text = self.maybe_text(column)?;
         text.map(|text| from_hex(&text).map(SecretHash::from_bytes).ok_or_else(|| self.damaged(column)))
             .transpose()
+    }
+
+    pub(crate) fn json_as<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, Fault> {
+        serde_json::from_str(&self.text(column)?).map_err(|_| self.damaged(column))
+    }
+
+    pub(crate) fn maybe_json_as<T: DeserializeOwned>(
+        &self,
+        column: &'static str,
+    ) -> Result<Option<T>, Fault> {
+        let text = self.maybe_text(column)?;
+        text.map(|text| serde_json::from_str(&text).map_err(|_| self.damaged(column))).transpose()
     }
 
     pub(crate) fn json(&self, column: &'static str) -> Result<serde_json::Value, Fault> {

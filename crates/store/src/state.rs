@@ -6,8 +6,10 @@ use crate::Store;
 use crate::configuration::configuration_changes;
 use crate::device::registration_changes;
 use crate::hostname::hostname_changes;
+use crate::list::list_changes;
 use crate::route::route_changes;
 use crate::row::Fault;
+use crate::rule::rule_changes;
 use crate::tunnel::tunnel_row;
 use crate::virtual_network::virtual_network_row;
 
@@ -32,6 +34,8 @@ impl Store {
         changes.extend(hostname_changes(&mut reader).await?);
         changes.extend(route_changes(&mut reader).await?);
         changes.extend(registration_changes(&mut reader).await?);
+        changes.extend(list_changes(&mut reader).await?);
+        changes.extend(rule_changes(&mut reader).await?);
         Ok(ChangeBatch { number: u64::try_from(number).unwrap_or(0), changes })
     }
 }

@@ -31,7 +31,31 @@ const BY_ACCOUNT: &str = "account_id = $1";
 const LIVE: &str = " AND deleted_at IS NULL";
 
 /// All that belongs to an account. What refers to another stands before it.
-const OWNED: [Owned; 9] = [
+const OWNED: [Owned; 13] = [
+    Owned {
+        table: "rule_lists",
+        of_account: "rule_id IN (SELECT id FROM rules WHERE account_id = $1)",
+        counted: None,
+        change: None,
+    },
+    Owned {
+        table: "rules",
+        of_account: BY_ACCOUNT,
+        counted: Some(("rules", LIVE)),
+        change: Some(("id", |id| Some(Change::RuleRemoved { id: id.parse().ok()? }))),
+    },
+    Owned {
+        table: "list_items",
+        of_account: "list_id IN (SELECT id FROM lists WHERE account_id = $1)",
+        counted: None,
+        change: None,
+    },
+    Owned {
+        table: "lists",
+        of_account: BY_ACCOUNT,
+        counted: Some(("lists", "")),
+        change: Some(("id", |id| Some(Change::ListRemoved { id: id.parse().ok()? }))),
+    },
     Owned {
         table: "tunnel_configurations",
         of_account: "tunnel_id IN (SELECT id FROM tunnels WHERE account_id = $1)",

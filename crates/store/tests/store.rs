@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "store/gateway.rs"]
+mod gateway;
 #[path = "store/ingress.rs"]
 mod ingress;
 
@@ -451,6 +453,16 @@ impl Replayed {
                 Change::RouteRemoved { id } => self.0.remove(&id.to_string()),
                 Change::VirtualNetworkRemoved { id } => self.0.remove(&id.to_string()),
                 Change::RegistrationRemoved { id } => self.0.remove(&id.to_string()),
+                // No step makes these here: lists and rules have a property of their own, and nodes are not stored.
+                Change::ListPut(_)
+                | Change::ListItemsChanged(_)
+                | Change::ListRemoved { .. }
+                | Change::RulePut(_)
+                | Change::RuleRemoved { .. }
+                | Change::NodePut(_)
+                | Change::NodeRemoved { .. }
+                | Change::LeasePut(_)
+                | Change::LeaseRemoved(_) => None,
             };
         }
     }

@@ -21,6 +21,10 @@ pub(super) enum Family {
     Access,
     /// Devices.
     Device,
+    /// Gateway lists.
+    List,
+    /// Gateway rules.
+    Rule,
 }
 
 impl Family {
@@ -30,6 +34,8 @@ impl Family {
             Self::Network => (1003, message.to_owned()),
             Self::Access => (12130, format!("access.api.error.invalid_request: {message}")),
             Self::Device => (1102, message.to_owned()),
+            Self::List => (2051, message.to_owned()),
+            Self::Rule => (2082, message.to_owned()),
         };
         ApiError::new(StatusCode::BAD_REQUEST, code, message)
     }

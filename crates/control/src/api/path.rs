@@ -153,6 +153,10 @@ impl Paging {
         Window { offset: (self.page - 1).saturating_mul(self.per_page), limit: self.per_page }
     }
 
+    pub(super) const fn page(self) -> u64 {
+        self.page
+    }
+
     pub(super) const fn per_page(self) -> u64 {
         self.per_page
     }

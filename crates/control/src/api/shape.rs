@@ -3,6 +3,7 @@
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
+use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
 const TIME: &[BorrowedFormatItem<'static>] =
@@ -12,6 +13,12 @@ const TIME: &[BorrowedFormatItem<'static>] =
 pub(super) fn time(time: OffsetDateTime) -> Value {
     let utc = time.to_offset(time::UtcOffset::UTC);
     utc.format(TIME).map_or(Value::Null, Value::String)
+}
+
+/// A time in UTC with as many digits as it needs, as people write it: what they wrote comes back.
+pub(super) fn whole_time(time: OffsetDateTime) -> Value {
+    let utc = time.to_offset(time::UtcOffset::UTC);
+    utc.format(&Rfc3339).map_or(Value::Null, Value::String)
 }
 
 /// A time, or `null`: never an empty text (contract D, 1.8).

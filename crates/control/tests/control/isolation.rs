@@ -10,7 +10,7 @@ use super::accounts::Other;
 use super::*;
 
 /// Paths of an account, by the ids in them. Every method is tried on each.
-const PATHS: [&str; 24] = [
+const PATHS: [&str; 28] = [
     "cfd_tunnel/{tunnel}",
     "cfd_tunnel/{tunnel}?cascade=true",
     "cfd_tunnel/{tunnel}/connections",
@@ -35,6 +35,10 @@ const PATHS: [&str; 24] = [
     "devices/physical-devices/{device}/revoke",
     "devices/{device}",
     "devices/{registration}",
+    "gateway/lists/{list}",
+    "gateway/lists/{list}/items",
+    "gateway/rules/{rule}",
+    "gateway/rules/{rule}/reset_expiration",
 ];
 
 /// The same of a zone.
@@ -45,12 +49,31 @@ const BODY: &str = r#"{
     "name": "taken over", "network": "10.98.0.0/16", "tunnel_id": "{tunnel}", "virtual_network_id": "{network}",
     "comment": "taken over", "resources": ["logs"], "config": {"ingress": [{"service": "http_status:404"}]},
     "type": "dns", "user_hostname": "taken.example.com", "overwrite_existing": true, "duration": "24h",
+    "action": "off", "traffic": "any(http.conn.dst_ip[*] in ${list})", "append": ["10.96.0.1"],
     "policies": [{"effect": "allow", "permission_groups": [{"id": "ad170000000000000000000000000101"}],
                   "resources": {"com.cloudflare.api.account.{account}": "*"}}]
 }"#;
 
 /// Operations on what is one's own that name another's in a query or a body.
-const REFERENCES: [(&str, &str, &str); 28] = [
+const REFERENCES: [(&str, &str, &str); 33] = [
+    (
+        "POST",
+        "gateway/rules",
+        r#"{"name": "x", "action": "off", "traffic": "any(http.conn.dst_ip[*] in ${list})"}"#,
+    ),
+    (
+        "PUT",
+        "gateway/rules/{own_rule}",
+        r#"{"name": "x", "action": "off", "traffic": "any(http.conn.dst_ip[*] in ${list})"}"#,
+    ),
+    (
+        "POST",
+        "gateway/rules",
+        r#"{"name": "x", "action": "resolve", "rule_settings": {"dns_resolvers": {"ipv4": [
+            {"ip": "10.0.0.1", "vnet_id": "{network}", "route_through_private_network": true}]}}}"#,
+    ),
+    ("GET", "gateway/lists?filter=id:{list}", ""),
+    ("GET", "gateway/rules?filter=id:{rule}", ""),
     ("POST", "teamnet/routes", r#"{"network": "10.97.0.0/16", "tunnel_id": "{tunnel}"}"#),
     (
         "POST",
@@ -90,7 +113,9 @@ const REFERENCES: [(&str, &str, &str); 28] = [
 ];
 
 /// Everything that an account can list.
-const LISTS: [&str; 9] = [
+const LISTS: [&str; 11] = [
+    "gateway/lists",
+    "gateway/rules",
     "cfd_tunnel",
     "tunnels",
     "teamnet/routes",
@@ -131,6 +156,11 @@ impl Tenant {
         let route =
             json!({ "network": network, "tunnel_id": ids["tunnel"], "comment": format!("route {name}") });
         ids.insert("route", post("teamnet/routes", route).await.text("/result/id"));
+        let list = json!({ "name": format!("list {name}"), "type": "IP", "items": [network] });
+        ids.insert("list", post("gateway/lists", list).await.text("/result/id"));
+        let traffic = format!("any(http.conn.dst_ip[*] in ${})", ids["list"]);
+        let rule = json!({ "name": format!("rule {name}"), "action": "off", "traffic": traffic });
+        ids.insert("rule", post("gateway/rules", rule).await.text("/result/id"));
         let service = post("access/service_tokens", json!({ "name": format!("service {name}") })).await;
         ids.insert("service", service.text("/result/id"));
         let secret = (service.text("/result/client_id"), service.text("/result/client_secret"));

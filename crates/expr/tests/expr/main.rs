@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
 mod allocations;
+mod constant;
 mod errors;
 mod properties;
 mod rewrites;

@@ -1,0 +1,226 @@
+//! Gateway rules (contract D, 8): `A/gateway/rules`.
+//!
+//! The texts of expressions are answered as they were given, whatever the spelling: tools that compare what they sent with
+//! what they get see no difference. How they were understood stands beside them, in `x_canonical`.
+
+mod content;
+mod schedule;
+mod settings;
+
+use std::cmp::Ordering;
+
+use adit_model::{RuleId, Schedule};
+use adit_store::{FindError, RuleRow, RuleWriteError};
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+
+use super::body::Family;
+use super::envelope::{ApiError, Reply};
+use super::selection::{Selected, select};
+use super::{Call, Verb, shape};
+use crate::permission::{Area, Level};
+
+/// What every enabled rule says of itself, until rules decide.
+const NOT_ENFORCED: &str = "not enforced: this version stores rules and does not apply them yet";
+
+const FILTERS: [&str; 6] = ["id", "name", "action", "filter", "filters", "enabled"];
+const ORDERS: [&str; 4] = ["name", "created_at", "updated_at", "precedence"];
+
+pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
+    match (verb, segments) {
+        (Verb::Post, []) => create(call).await,
+        (Verb::Get, []) => list(call).await,
+        (Verb::Get, ["tenant"]) => tenant(call),
+        (Verb::Get, [id]) => fetch(call, id).await,
+        (Verb::Put, [id]) => replace(call, id).await,
+        (Verb::Delete, [id]) => delete(call, id).await,
+        (Verb::Post, [id, "reset_expiration"]) => reset_expiration(call, id).await,
+        _ => Err(ApiError::no_route()),
+    }
+}
+
+async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Write)?;
+    let fields = call.fields(Family::Rule)?;
+    let new = content::read(call, &fields, None).await?;
+    let made = call.control.0.store.rule_create(&call.actor, call.account, new).await;
+    Ok(Reply::One(object(&made.map_err(write_error)?.value)))
+}
+
+async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Read)?;
+    let rows = call.control.0.store.rule_list(call.account).await?;
+    let rows = select(rows, &call.query, Family::Rule, (&FILTERS, &ORDERS))?;
+    Ok(Reply::single(rows.iter().map(object).collect()))
+}
+
+/// Rules that another account shares with this one: there are none.
+fn tenant(call: &Call<'_>) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Read)?;
+    Ok(Reply::single(Vec::new()))
+}
+
+async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Read)?;
+    let row = call.control.0.store.rule_fetch(call.account, parse(id)?).await;
+    Ok(Reply::One(object(&row.map_err(missing)?)))
+}
+
+async fn replace(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Write)?;
+    let id = parse(id)?;
+    let fields = call.fields(Family::Rule)?;
+    let store = &call.control.0.store;
+    let before = store.rule_fetch(call.account, id).await.map_err(missing)?;
+    let new = content::read(call, &fields, before.content.expiration).await?;
+    let done = store.rule_replace(&call.actor, call.account, id, new).await;
+    Ok(Reply::One(object(&done.map_err(write_error)?.value)))
+}
+
+async fn delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Write)?;
+    call.control.0.store.rule_delete(&call.actor, call.account, parse(id)?).await.map_err(missing)?;
+    Ok(Reply::One(json!({})))
+}
+
+async fn reset_expiration(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    call.need(Area::ZeroTrust, Level::Write)?;
+    let done = call.control.0.store.rule_expiration_reset(&call.actor, call.account, parse(id)?).await;
+    Ok(Reply::One(object(&done.map_err(write_error)?.value)))
+}
+
+fn object(rule: &RuleRow) -> Value {
+    let content = &rule.content;
+    let now = OffsetDateTime::now_utc();
+    let set = content.settings_as_written.as_object().is_some_and(|map| !map.is_empty());
+    json!({
+        "id": rule.id,
+        "name": content.name,
+        "description": content.description,
+        "enabled": content.enabled,
+        "action": content.action,
+        "filters": [content.filter],
+        "traffic": content.traffic.written,
+        "identity": content.identity.written,
+        "device_posture": content.device_posture.written,
+        "x_canonical": {
+            "traffic": content.traffic.canonical,
+            "identity": content.identity.canonical,
+            "device_posture": content.device_posture.canonical,
+        },
+        "precedence": rule.precedence,
+        "version": rule.version,
+        "rule_settings": if set { content.settings_as_written.clone() } else { Value::Null },
+        "schedule": content.schedule.as_ref().map_or(Value::Null, schedule_object),
+        "expiration": content.expiration.map_or(Value::Null, |expiration| json!({
+            "expires_at": shape::whole_time(expiration.at),
+            "duration": expiration.minutes,
+            "expired": expiration.at <= now,
+        })),
+        "created_at": shape::time(rule.created_at),
+        "updated_at": shape::time(rule.updated_at),
+        "deleted_at": Value::Null,
+        "read_only": false,
+        "sharable": false,
+        "source_account": "",
+        "warning_status": warning(rule, now),
+    })
+}
+
+fn schedule_object(schedule: &Schedule) -> Value {
+    let days = adit_model::DAYS.iter().zip(&schedule.days);
+    let mut map: Map<String, Value> = days.map(|(day, times)| ((*day).to_owned(), json!(times))).collect();
+    map.insert("time_zone".into(), json!(schedule.time_zone));
+    Value::Object(map)
+}
+
+/// What whoever has this rule should know (contract D, 8.10). A list that it names cannot be missing: it stays while a rule
+/// names it.
+fn warning(rule: &RuleRow, now: OffsetDateTime) -> Value {
+    let content = &rule.content;
+    let mut warnings: Vec<&str> = Vec::new();
+    if content.enabled {
+        warnings.push(NOT_ENFORCED);
+    }
+    if content.expiration.is_some_and(|expiration| expiration.at <= now) {
+        warnings.push("expired: the rule is not in force any longer");
+    }
+    warnings.extend(content.remarks.iter().map(String::as_str));
+    if warnings.is_empty() { Value::Null } else { warnings.join("; ").into() }
+}
+
+impl Selected for RuleRow {
+    fn texts(&self) -> Vec<&str> {
+        let content = &self.content;
+        let written = [&content.traffic, &content.identity, &content.device_posture];
+        let written = written.into_iter().map(|text| text.written.as_str());
+        [content.name.as_str(), content.description.as_str()].into_iter().chain(written).collect()
+    }
+
+    fn value(&self, key: &str) -> Option<String> {
+        match key {
+            "id" => Some(self.id.to_string()),
+            "name" => Some(self.content.name.clone()),
+            "action" => Some(self.content.action.to_string()),
+            "filter" | "filters" => Some(self.content.filter.to_string()),
+            "enabled" => Some(self.content.enabled.to_string()),
+            _ => None,
+        }
+    }
+
+    fn order(&self, key: &str, other: &Self) -> Option<Ordering> {
+        match key {
+            "name" => Some(self.content.name.cmp(&other.content.name)),
+            "created_at" => Some(self.created_at.cmp(&other.created_at)),
+            "updated_at" => Some(self.updated_at.cmp(&other.updated_at)),
+            "precedence" => Some(self.precedence.cmp(&other.precedence)),
+            _ => None,
+        }
+    }
+}
+
+fn parse(id: &str) -> Result<RuleId, ApiError> {
+    id.parse().map_err(|_| not_found())
+}
+
+/// The second half is what a client of 2022 knows a deleted rule by (contract D, 8.1).
+fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, 2080, "rule not found: invalid rule id")
+}
+
+fn missing(error: FindError) -> ApiError {
+    match error {
+        FindError::NotFound => not_found(),
+        FindError::Fault(fault) => fault.into(),
+    }
+}
+
+fn write_error(error: RuleWriteError) -> ApiError {
+    match error {
+        RuleWriteError::NotFound => not_found(),
+        RuleWriteError::PrecedenceTaken { by } => {
+            let message = format!("a rule with this precedence already exists: {by}");
+            ApiError::new(StatusCode::CONFLICT, 2081, message).at("/precedence")
+        }
+        RuleWriteError::PrecedencesUsedUp => {
+            let message =
+                "precedence: the last rule has the largest that there is: give this rule one that is free";
+            Family::Rule.invalid(message).at("/precedence")
+        }
+        RuleWriteError::ListNotFound(id) => {
+            let message = format!("list not found: {id}");
+            ApiError::new(StatusCode::BAD_REQUEST, 2088, message).at("/traffic")
+        }
+        RuleWriteError::NoDuration => Family::Rule
+            .invalid("expiration: the rule has no duration to be set anew by")
+            .at("/expiration/duration"),
+        RuleWriteError::Fault(fault) => fault.into(),
+    }
+}
+
+/// Feeds any value to the parsers of rules.
+pub(super) fn fuzz(value: &Value) {
+    settings::fuzz(value);
+    schedule::fuzz(value);
+}
