@@ -86,8 +86,21 @@ impl World {
                 Change::ListRemoved { id } => drop(self.lists.remove(id).expect("it was there")),
                 Change::RulePut(rule) => drop(self.rules.insert(rule.id, (**rule).clone())),
                 Change::RuleRemoved { id } => drop(self.rules.remove(id).expect("it was there")),
-                Change::VirtualNetworkPut(_) => {}
-                other => panic!("nothing made {other:?}"),
+                Change::VirtualNetworkPut(_)
+                | Change::VirtualNetworkRemoved { .. }
+                | Change::TunnelPut(_)
+                | Change::TunnelRemoved { .. }
+                | Change::TunnelConfigurationPut(_)
+                | Change::HostnamePut(_)
+                | Change::HostnameRemoved { .. }
+                | Change::RoutePut(_)
+                | Change::RouteRemoved { .. }
+                | Change::RegistrationPut(_)
+                | Change::RegistrationRemoved { .. }
+                | Change::NodePut(_)
+                | Change::NodeRemoved { .. }
+                | Change::LeasePut(_)
+                | Change::LeaseRemoved(_) => {}
             }
         }
     }
