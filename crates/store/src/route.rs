@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use adit_model::{AccountId, Change, Cidr, Route, RouteId, TunnelId, VirtualNetworkId};
+use ipnet::IpNet;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use time::OffsetDateTime;
@@ -309,12 +310,11 @@ impl Store {
         address: IpAddr,
     ) -> Result<Option<RouteRow>, Fault> {
         let mut query = QueryBuilder::<Sqlite>::new(SELECT);
-        let address = address_key(address);
         query.push(" AND r.account_id = ").push_bind(account.to_string());
         query.push(" AND r.virtual_network_id = ").push_bind(virtual_network.to_string());
-        query.push(" AND r.deleted_at IS NULL AND r.network_low <= ").push_bind(address.clone());
-        query.push(" AND r.network_high >= ").push_bind(address);
-        query.push(" ORDER BY r.prefix_length DESC LIMIT 1");
+        query.push(" AND r.deleted_at IS NULL AND r.network IN (");
+        push_all(&mut query, networks_around(IpNet::from(address)));
+        query.push(") ORDER BY r.prefix_length DESC LIMIT 1");
         let row = query.build().fetch_optional(&self.0.readers).await?;
         row.as_ref().map(route_row).transpose()
     }
@@ -334,12 +334,15 @@ impl RouteFilter {
             query.push(" AND r.comment = ").push_bind(comment.as_str());
         }
         if let Some((low, high)) = self.inside.map(bounds) {
+            // The first address is inside too, which bounds the search in the index from both sides.
             query.push(" AND r.network_low >= ").push_bind(low);
+            query.push(" AND r.network_low <= ").push_bind(high.clone());
             query.push(" AND r.network_high <= ").push_bind(high);
         }
-        if let Some((low, high)) = self.around.map(bounds) {
-            query.push(" AND r.network_low <= ").push_bind(low);
-            query.push(" AND r.network_high >= ").push_bind(high);
+        if let Some(network) = self.around {
+            query.push(" AND r.network IN (");
+            push_all(&mut query, networks_around(network.net()));
+            query.push(")");
         }
         if let Some(tunnel) = self.tunnel {
             query.push(" AND r.tunnel_id = ").push_bind(tunnel.to_string());
@@ -407,20 +410,29 @@ async fn network_free(sql: &mut SqliteConnection, row: &RouteRow) -> Result<(), 
     if taken == 0 { Ok(()) } else { Err(RouteWriteError::NetworkTaken) }
 }
 
+/// Every network that holds this one, and itself, as the column `network` spells them: few enough to be looked up one by
+/// one, where comparing bounds would read every route.
+fn networks_around(network: IpNet) -> impl Iterator<Item = String> {
+    std::iter::successors(Some(network), IpNet::supernet).map(|network| network.to_string())
+}
+
+/// Pushes values, with commas between.
+fn push_all(query: &mut QueryBuilder<'_, Sqlite>, values: impl Iterator<Item = String>) {
+    let mut list = query.separated(", ");
+    for value in values {
+        list.push_bind(value);
+    }
+}
+
 /// Whether the route stands inside a network that leads to another tunnel.
 async fn takes_addresses(sql: &mut SqliteConnection, row: &RouteRow) -> Result<bool, Fault> {
-    let (low, high) = bounds(row.network);
-    let around: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM routes WHERE virtual_network_id = $1 AND network_low <= $2 AND network_high >= $3 \
-         AND id <> $4 AND tunnel_id <> $5 AND deleted_at IS NULL",
-    )
-    .bind(row.virtual_network.to_string())
-    .bind(low)
-    .bind(high)
-    .bind(row.id.to_string())
-    .bind(row.tunnel.to_string())
-    .fetch_one(sql)
-    .await?;
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT count(*) FROM routes WHERE virtual_network_id = ");
+    query.push_bind(row.virtual_network.to_string()).push(" AND id <> ").push_bind(row.id.to_string());
+    query.push(" AND tunnel_id <> ").push_bind(row.tunnel.to_string());
+    query.push(" AND deleted_at IS NULL AND network IN (");
+    push_all(&mut query, networks_around(row.network.net()));
+    query.push(")");
+    let around: i64 = query.build_query_scalar().fetch_one(sql).await?;
     Ok(around > 0)
 }
 
