@@ -36,6 +36,7 @@ peer() { # crate, version, program
 peer boringtun-cli "$BORINGTUN" boringtun-cli
 peer gotatun-cli "$GOTATUN" gotatun
 
-cargo build --quiet --release --locked --package adit --package adit-testbed --bin adit --bin bench
+cargo build --quiet --release --locked --package adit --package adit-testbed --bin adit --bin bench --bin bench-control
+"${CARGO_TARGET_DIR:-target}/release/bench-control"
 exec "${CARGO_TARGET_DIR:-target}/release/bench" \
     --boringtun "$PEERS/bin/boringtun-cli" --gotatun "$PEERS/bin/gotatun" "$@"

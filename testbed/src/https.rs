@@ -98,7 +98,7 @@ async fn connection<F: Future<Output = Response<Body>> + Send + 'static>(
 }
 
 /// The client's side: trusts `ca`, and shows a certificate where it is given one.
-pub(crate) fn connector(ca: &Path, client: Option<&Pki>) -> Result<TlsConnector> {
+pub fn connector(ca: &Path, client: Option<&Pki>) -> Result<TlsConnector> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

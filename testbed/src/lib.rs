@@ -13,7 +13,7 @@ pub mod apiserver;
 pub mod capture;
 pub mod chain;
 pub mod cluster;
-mod https;
+pub mod https;
 pub mod kubectl;
 pub mod kubelet;
 pub mod net;
