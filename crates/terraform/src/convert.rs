@@ -6,8 +6,10 @@
 //! (see [`crate::memory`]).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use adit_model::GoDuration;
+use ipnet::IpNet;
 use serde_json::{Map, Value as Json, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -172,6 +174,7 @@ fn normal_text(same: Same, text: &str) -> String {
         Same::Exact => None,
         Same::Duration => nanoseconds(text),
         Same::Time => moment(text),
+        Same::Network => return network(text).unwrap_or_else(|| text.to_owned()),
         Same::Unspaced => return text.chars().filter(|c| !c.is_whitespace()).collect(),
     };
     number.map_or_else(|| text.to_owned(), |number| number.to_string())
@@ -180,6 +183,11 @@ fn normal_text(same: Same, text: &str) -> String {
 fn nanoseconds(text: &str) -> Option<i128> {
     let duration = text.parse::<GoDuration>().ok()?.get();
     i128::try_from(duration.as_nanos()).ok()
+}
+
+fn network(text: &str) -> Option<String> {
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    Some(network.ok()?.to_string())
 }
 
 fn moment(text: &str) -> Option<i128> {

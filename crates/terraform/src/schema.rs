@@ -144,6 +144,8 @@ pub enum Same {
     Time,
     /// Equal but for blanks.
     Unspaced,
+    /// The same addresses: an address alone is a network of one, and letters of IPv6 have no case.
+    Network,
 }
 
 /// How the API spells a value that a configuration spells otherwise.

@@ -1,9 +1,10 @@
 //! Routes (contract D, 6.4).
 
-use crate::schema::{ANY, Attribute, Body, Changes, Default, Import, Kind, Resource, Step, Take, When};
+use crate::schema::{ANY, Attribute, Body, Changes, Default, Import, Kind, Resource, Same, Step, Take, When};
 
 const NETWORK: Attribute =
-    Attribute::required("network", Kind::Text, "The addresses: a network or one address.");
+    Attribute::required("network", Kind::Text, "The addresses: a network or one address.")
+        .same(Same::Network);
 const TUNNEL: Attribute = Attribute::required("tunnel_id", Kind::Text, "The tunnel that leads there.");
 const COMMENT: &str = "A note.";
 const VIRTUAL_NETWORK: &str = "The virtual network it is in; the default one if left out.";
