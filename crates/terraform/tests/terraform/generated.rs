@@ -40,7 +40,7 @@ struct Run {
     made: u64,
 }
 
-const KINDS: [&str; 4] = ["tunnel", "route", "network", "token"];
+const KINDS: [&str; 6] = ["tunnel", "route", "network", "token", "list", "rule"];
 
 impl Run {
     async fn new(seed: u64) -> Self {
@@ -124,6 +124,21 @@ impl Run {
                 };
                 (kind, config)
             }
+            ("list", old) => {
+                let mut config = self.base(json!({ "name": name, "type": "IP" }));
+                self.dice.maybe(&mut config, "description", "".into(), "a note".into());
+                let values: Vec<String> = (0..self.dice.below(5)).map(|_| self.network()).collect();
+                let item = |value: &String| match (old, value.len() % 3) {
+                    (true, _) => json!(value),
+                    (false, 0) => json!({ "value": value }),
+                    (false, 1) => json!({ "value": value, "description": "" }),
+                    (false, _) => json!({ "value": value, "description": "x" }),
+                };
+                let items = values.iter().map(item).collect();
+                self.dice.maybe(&mut config, "items", json!([]), items);
+                (if old { "cloudflare_teams_list" } else { "cloudflare_zero_trust_list" }, config)
+            }
+            ("rule", old) => self.rule(old, &name),
             (_, true) => {
                 let mut config = self.base(json!({ "name": name }));
                 self.dice.maybe(&mut config, "duration", Json::Null, duration.into());
@@ -140,6 +155,34 @@ impl Run {
         }
     }
 
+    fn rule(&mut self, old: bool, name: &str) -> (&'static str, Json) {
+        self.made += 1;
+        let mut config = self.base(json!({ "name": name, "action": "allow", "filters": ["http"] }));
+        let traffic = self.dice.one(&[
+            "http.request.host == \"a.example.com\"",
+            "http.request.host   ==  \"a.example.com\"  ",
+            "any(http.conn.dst_ip[*] in {10.0.0.0/8})",
+        ]);
+        self.dice.maybe(&mut config, "traffic", "".into(), traffic.into());
+        self.dice.maybe(&mut config, "identity", "".into(), "".into());
+        self.dice.maybe(&mut config, "device_posture", "".into(), "".into());
+        self.dice.maybe(&mut config, "enabled", false.into(), true.into());
+        let duration = self.dice.one(&["5m", "300s", "1h30m0s"]);
+        let session = json!({ "enforce": true, "duration": duration });
+        if old {
+            config["description"] = self.dice.one(&["", "a note"]).into();
+            config["precedence"] = self.made.into();
+            let settings = json!([{ "check_session": [session] }]);
+            self.dice.maybe(&mut config, "rule_settings", json!([{}]), settings);
+            return ("cloudflare_teams_rule", config);
+        }
+        self.dice.maybe(&mut config, "description", "".into(), "a note".into());
+        self.dice.maybe(&mut config, "precedence", Json::Null, self.made.into());
+        let settings = json!({ "check_session": session, "override_ips": [], "block_reason": "" });
+        self.dice.maybe(&mut config, "rule_settings", json!({}), settings);
+        ("cloudflare_zero_trust_gateway_policy", config)
+    }
+
     /// One object: made, imported by another engine, changed, deleted.
     async fn object(&mut self, tunnel: &str) {
         let what = self.dice.one(&KINDS);
@@ -154,7 +197,15 @@ impl Run {
         let copy = self.engine.state("copy");
         for (key, value) in state.as_object().unwrap() {
             let told = !value.is_null() && value != "" && key != "client_secret";
-            let written = ["duration", "previous_client_secret_expires_at", "network", "id"];
+            let written = [
+                "duration",
+                "previous_client_secret_expires_at",
+                "network",
+                "id",
+                "items",
+                "traffic",
+                "rule_settings",
+            ];
             let same = !written.contains(&key.as_str());
             assert!(!(told && same) || copy[key] == *value, "{kind}.{key}: {} for {value}", copy[key]);
         }
