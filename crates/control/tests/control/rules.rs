@@ -476,3 +476,17 @@ async fn what_is_stored_is_what_edges_get() {
         assert!(!values.contains_ip("10.0.0.1".parse().unwrap()));
     }
 }
+
+#[tokio::test]
+async fn a_list_of_a_thousand_rules_is_one_answer() {
+    let api = Api::new().await;
+    for number in 0..1000 {
+        let traffic = format!("net.dst.port == {number}");
+        let body =
+            json!({ "name": format!("r{number}"), "action": "block", "filters": ["l4"], "traffic": traffic });
+        api.post("gateway/rules", body).await.result();
+    }
+    let listed = api.get("gateway/rules?per_page=10").await;
+    assert_eq!(listed.result().as_array().unwrap().len(), 1000);
+    assert_eq!(listed.body["result_info"]["total_count"], 1000);
+}
