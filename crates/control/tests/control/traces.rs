@@ -250,3 +250,119 @@ async fn a_service_token_comes_back_without_its_secret_and_keeps_its_end() {
         }
     }
 }
+
+/// The traffic of a rule, as the reference configuration makes it of a list's id.
+fn traffic_of(list: &str) -> String {
+    format!("any(http.conn.dst_ip[*] in ${})", list.replace('-', ""))
+}
+
+#[tokio::test]
+async fn the_2022_provider_applies_a_list_and_a_rule_and_plans_nothing_more() {
+    let api = Api::new().await;
+    let provider = Provider { api: &api, agent: AGENT_2022 };
+    let values = ["198.51.100.101/32", "2001:DB8::101/128"];
+    let items: Vec<Value> = values.iter().map(|value| json!({ "value": value })).collect();
+    let sent = json!({ "name": "Kubernetes API IPs", "type": "IP", "items": items });
+    let list = text(&provider.call(Method::POST, "gateway/lists", Some(sent)).await, "id");
+    let path = format!("gateway/lists/{list}");
+    let read = async |wanted: &[&str]| {
+        same(&json!({ "id": list, "name": "Kubernetes API IPs", "type": "IP" }), &provider.get(&path).await);
+        let items = provider.get(&format!("{path}/items")).await;
+        let values: Vec<&str> =
+            items.as_array().unwrap().iter().map(|item| item["value"].as_str().unwrap()).collect();
+        let (mut values, mut wanted) = (values, wanted.to_vec());
+        values.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(values, wanted);
+    };
+    read(&values).await;
+
+    // Every key of the older client's struct, with its zero.
+    let settings = json!({
+        "block_page_enabled": false, "block_reason": "", "override_ips": null, "override_host": "",
+        "l4override": null, "biso_admin_controls": null, "check_session": null, "add_headers": null,
+        "insecure_disable_dnssec_validation": false,
+    });
+    let sent = json!({
+        "id": "", "created_at": null, "updated_at": null, "deleted_at": null, "version": 0,
+        "name": "Don't inspect Kubernetes API", "description": "Allow connections from kubectl to API",
+        "precedence": 10_000_123, "enabled": true, "action": "off", "filters": ["http"],
+        "traffic": traffic_of(&list), "identity": "", "device_posture": "", "rule_settings": settings,
+    });
+    let kept = |sent: &Value| {
+        let mut kept = sent.clone();
+        for computed in ["id", "created_at", "updated_at", "deleted_at", "version", "rule_settings"] {
+            kept.as_object_mut().unwrap().remove(computed);
+        }
+        kept
+    };
+    let made = provider.call(Method::POST, "gateway/rules", Some(sent.clone())).await;
+    let rule = format!("gateway/rules/{}", text(&made, "id"));
+    for read in [made, provider.get(&rule).await, provider.get("gateway/rules").await[0].clone()] {
+        same(&kept(&sent), &read);
+        same(&json!({ "rule_settings": null, "version": 1, "deleted_at": null }), &read);
+    }
+    // A list item changes: the list without items, then the items.
+    let renamed = json!({ "id": list, "name": "Kubernetes API IPs", "type": "IP" });
+    provider.call(Method::PUT, &path, Some(renamed)).await;
+    read(&values).await;
+    let patch = json!({ "id": list, "append": [{ "value": "198.51.100.102/32" }], "remove": [values[1]] });
+    provider.call(Method::PATCH, &path, Some(patch)).await;
+    read(&[values[0], "198.51.100.102/32"]).await;
+    same(&kept(&sent), &provider.get(&rule).await);
+
+    provider.call(Method::DELETE, &rule, Some(json!({}))).await;
+    provider.answer(Method::GET, &rule, None).await.refused(404, 2080, "invalid rule id");
+    provider.call(Method::DELETE, &path, Some(json!({}))).await;
+}
+
+#[tokio::test]
+async fn todays_provider_applies_a_list_and_a_rule_and_plans_nothing_more() {
+    let api = Api::new().await;
+    let provider = Provider { api: &api, agent: AGENT_TODAY };
+    let sent = json!({
+        "name": "Kubernetes API IPs", "type": "IP", "description": "of the API",
+        "items": [{ "value": "198.51.100.101/32", "description": "v4" }, { "value": "2001:DB8::101/128" }],
+    });
+    let made = provider.call(Method::POST, "gateway/lists", Some(sent.clone())).await;
+    let path = format!("gateway/lists/{}", text(&made, "id"));
+    let read = provider.get(&path).await;
+    same(&json!({ "name": sent["name"], "type": "IP", "description": "of the API", "count": 2 }), &read);
+    let value_of = |item: &Value| (item["value"].clone(), item["description"].clone());
+    let mut items: Vec<_> = read["items"].as_array().unwrap().iter().map(value_of).collect();
+    items.sort_by_key(|(value, _)| value.to_string());
+    assert_eq!(items, [(json!("198.51.100.101/32"), json!("v4")), (json!("2001:DB8::101/128"), Value::Null)]);
+    // A list without items comes back without them, and one with none with none.
+    let bare = provider.call(Method::POST, "gateway/lists", Some(json!({ "name": "b", "type": "IP" }))).await;
+    assert!(provider.get(&format!("gateway/lists/{}", text(&bare, "id"))).await["items"].is_null());
+    let none = json!({ "name": "e", "type": "IP", "items": [] });
+    let none = provider.call(Method::POST, "gateway/lists", Some(none)).await;
+    assert_eq!(provider.get(&format!("gateway/lists/{}", text(&none, "id"))).await["items"], json!([]));
+
+    for (number, rule) in [
+        json!({ "action": "off", "filters": ["http"], "traffic": traffic_of(&text(&made, "id")) }),
+        json!({ "action": "block", "filters": ["l4"], "traffic": "net.dst.port == 22" }),
+        json!({ "action": "allow", "filters": ["http"], "rule_settings": { "check_session": { "enforce": true, "duration": "1h0m0s" } } }),
+        json!({ "action": "block", "filters": ["dns"], "rule_settings": { "block_page_enabled": true, "block_reason": "no" } }),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut sent = rule;
+        sent["name"] = format!("rule {number}").into();
+        sent["enabled"] = true.into();
+        sent["precedence"] = (10_000 + number).into();
+        let made = provider.call(Method::POST, "gateway/rules", Some(sent.clone())).await;
+        let path = format!("gateway/rules/{}", text(&made, "id"));
+        same(&sent, &provider.get(&path).await);
+        sent["description"] = "changed".into();
+        provider.call(Method::PUT, &path, Some(sent.clone())).await;
+        let read = provider.get(&path).await;
+        same(&sent, &read);
+        assert_eq!(read["version"], 2);
+        provider.call(Method::DELETE, &path, None).await;
+        provider.answer(Method::GET, &path, None).await.refused(404, 2080, "rule not found");
+    }
+    provider.call(Method::DELETE, &path, None).await;
+    provider.answer(Method::GET, &path, None).await.refused(404, 2050, "list not found");
+}
