@@ -4,12 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use adit_model::AccountId;
-use sqlx::SqliteConnection;
-use sqlx::sqlite::SqliteRow;
 use time::OffsetDateTime;
 
 use crate::Store;
-use crate::row::{Columns, Fault, to_micros};
+use crate::row::{Columns, Connection, Fault, Row, to_micros};
 use crate::write::{Actor, RawCall, new_uuid, now_micros};
 
 /// One audit record.
@@ -109,8 +107,7 @@ impl Store {
             success: false,
             detail: serde_json::json!({ "reason": reason }),
         };
-        let mut writer = self.0.writer.acquire().await?;
-        audit_insert(&mut writer, &audit).await
+        audit_insert(&mut *self.0.writer.acquire().await?, &audit).await
     }
 
     /// The records of this account in a stretch of time, from a place on.
@@ -138,7 +135,7 @@ impl Store {
             .bind(after.at)
             .bind(&after.id)
             .bind(i64::from(window.limit))
-            .fetch_all(&self.0.readers)
+            .fetch_all(self.read().await?.sql())
             .await?;
         rows.iter().map(audit_row).collect()
     }
@@ -167,7 +164,7 @@ impl FromStr for AuditPlace {
     }
 }
 
-fn audit_row(row: &SqliteRow) -> Result<AuditRow, Fault> {
+fn audit_row(row: &Row) -> Result<AuditRow, Fault> {
     let columns = Columns::new(row, "audit");
     Ok(AuditRow {
         id: columns.text("id")?,
@@ -189,7 +186,7 @@ fn audit_row(row: &SqliteRow) -> Result<AuditRow, Fault> {
     })
 }
 
-pub(crate) async fn audit_insert(sql: &mut SqliteConnection, audit: &Audit<'_>) -> Result<(), Fault> {
+pub(crate) async fn audit_insert(sql: &mut Connection, audit: &Audit<'_>) -> Result<(), Fault> {
     sqlx::query(
         "INSERT INTO audit (id, at, account_id, actor, actor_address, action, object_kind, object_id, success, \
          request_id, detail, method, uri, user_agent) \

@@ -1,11 +1,9 @@
 //! Configurations of remotely managed tunnels (contract D, 6.2): the latest of each, with its number.
 
 use adit_model::{AccountId, Change, TunnelConfiguration, TunnelId};
-use sqlx::SqliteConnection;
-use sqlx::sqlite::SqliteRow;
 use time::OffsetDateTime;
 
-use crate::row::{Columns, Fault};
+use crate::row::{Columns, Connection, Fault, Row};
 use crate::tunnel::{ConfigSource, tunnel_live, tunnel_switch_to_control};
 use crate::write::{Actor, Deed, FindError};
 use crate::{Store, Written};
@@ -40,7 +38,7 @@ impl Store {
         let at = write.at();
         let version: i64 = sqlx::query_scalar(
             "INSERT INTO tunnel_configurations (tunnel_id, version, config, created_at) VALUES ($1, 1, $2, $3) \
-             ON CONFLICT (tunnel_id) DO UPDATE SET version = version + 1, config = $2, created_at = $3 \
+             ON CONFLICT (tunnel_id) DO UPDATE SET version = tunnel_configurations.version + 1, config = $2, created_at = $3 \
              RETURNING version",
         )
         .bind(tunnel.to_string())
@@ -63,7 +61,7 @@ impl Store {
     pub async fn configuration_fetch(&self, tunnel: TunnelId) -> Result<Option<ConfigurationRow>, Fault> {
         let row = sqlx::query("SELECT * FROM tunnel_configurations WHERE tunnel_id = $1")
             .bind(tunnel.to_string())
-            .fetch_optional(&self.0.readers)
+            .fetch_optional(self.read().await?.sql())
             .await?;
         row.as_ref().map(configuration_row).transpose()
     }
@@ -79,7 +77,7 @@ impl ConfigurationRow {
 }
 
 /// The configuration of every live tunnel, as a change to an empty state.
-pub(crate) async fn configuration_changes(sql: &mut SqliteConnection) -> Result<Vec<Change>, Fault> {
+pub(crate) async fn configuration_changes(sql: &mut Connection) -> Result<Vec<Change>, Fault> {
     let rows = sqlx::query(
         "SELECT c.* FROM tunnel_configurations c JOIN tunnels t ON t.id = c.tunnel_id \
          WHERE t.deleted_at IS NULL ORDER BY t.created_at, t.id",
@@ -89,7 +87,7 @@ pub(crate) async fn configuration_changes(sql: &mut SqliteConnection) -> Result<
     rows.iter().map(|row| Ok(Change::TunnelConfigurationPut(configuration_row(row)?.change()))).collect()
 }
 
-fn configuration_row(row: &SqliteRow) -> Result<ConfigurationRow, Fault> {
+fn configuration_row(row: &Row) -> Result<ConfigurationRow, Fault> {
     let columns = Columns::new(row, TABLE);
     let damaged = |_| Fault::Damaged { table: TABLE, column: "version" };
     Ok(ConfigurationRow {

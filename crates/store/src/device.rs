@@ -7,11 +7,10 @@ use std::net::IpAddr;
 use adit_model::{AccountId, Change, DeviceId, DeviceKey, Registration, RegistrationId, ServiceTokenId};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use time::OffsetDateTime;
 
-use crate::row::{Columns, Fault, from_hex, to_hex, to_micros};
+use crate::query::QueryBuilder;
+use crate::row::{Columns, Connection, Fault, Row, from_hex, to_hex, to_micros};
 use crate::service_token::service_token_any;
 use crate::write::{Actor, Deed, FindError, Write, new_uuid};
 use crate::{Page, Store, Window, Written};
@@ -295,8 +294,8 @@ impl Store {
         account: AccountId,
         id: RegistrationId,
     ) -> Result<RegistrationRow, FindError> {
-        let mut reader = self.0.readers.acquire().await?;
-        registration_any(&mut reader, account, id).await?.ok_or(FindError::NotFound)
+        let mut reader = self.read().await?;
+        registration_any(reader.sql(), account, id).await?.ok_or(FindError::NotFound)
     }
 
     /// The registrations that pass the filter, oldest first; the total counts all that do, whatever is `after`.
@@ -306,10 +305,10 @@ impl Store {
         filter: &RegistrationFilter,
         window: Window,
     ) -> Result<Page<RegistrationRow>, Fault> {
-        let mut reader = self.0.readers.begin().await?;
+        let mut reader = self.snapshot().await?;
         let counted = "SELECT count(*) FROM registrations r JOIN devices d ON d.id = r.device_id WHERE true";
-        let mut count = filter.query(counted, account);
-        let total: i64 = count.build_query_scalar().fetch_one(&mut *reader).await?;
+        let count = filter.query(counted, account);
+        let total: i64 = count.build_query_scalar().fetch_one(reader.sql()).await?;
         let mut query = filter.query(SELECT, account);
         if let Some((at, id)) = filter.after {
             let at = to_micros(at);
@@ -319,7 +318,7 @@ impl Store {
         }
         query.push(" ORDER BY r.created_at, r.id LIMIT ").push_bind(window.limit_sql());
         query.push(" OFFSET ").push_bind(window.offset_sql());
-        let rows = query.build().fetch_all(&mut *reader).await?;
+        let rows = query.build().fetch_all(reader.sql()).await?;
         Page::try_from_rows(total, &rows, registration_row)
     }
 
@@ -331,11 +330,11 @@ impl Store {
         client_version: &str,
         at: OffsetDateTime,
     ) -> Result<(), Fault> {
-        let mut seen = self.0.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut seen = self.0.turn().await?;
         sqlx::query("UPDATE registrations SET last_seen_at = $2 WHERE id = $1")
             .bind(id.to_string())
             .bind(to_micros(at))
-            .execute(&mut *seen)
+            .execute(seen.sql())
             .await?;
         sqlx::query(
             "UPDATE devices SET last_seen_at = $2, public_ip = $3, client_version = $4 \
@@ -345,9 +344,9 @@ impl Store {
         .bind(to_micros(at))
         .bind(from.to_string())
         .bind(client_version)
-        .execute(&mut *seen)
+        .execute(seen.sql())
         .await?;
-        seen.commit().await?;
+        seen.commit(None).await?;
         Ok(())
     }
 
@@ -355,7 +354,7 @@ impl Store {
     pub async fn device_fetch(&self, account: AccountId, id: DeviceId) -> Result<DeviceRow, FindError> {
         let mut query = device_query(account);
         query.push(" AND d.id = ").push_bind(id.to_string());
-        let row = query.build().fetch_optional(&self.0.readers).await?;
+        let row = query.build().fetch_optional(self.read().await?.sql()).await?;
         Ok(device_row(&row.ok_or(FindError::NotFound)?)?)
     }
 
@@ -366,10 +365,10 @@ impl Store {
         after: Option<(OffsetDateTime, DeviceId)>,
         window: Window,
     ) -> Result<Page<DeviceRow>, Fault> {
-        let mut reader = self.0.readers.begin().await?;
+        let mut reader = self.snapshot().await?;
         let total: i64 = sqlx::query_scalar("SELECT count(*) FROM devices WHERE account_id = $1")
             .bind(account.to_string())
-            .fetch_one(&mut *reader)
+            .fetch_one(reader.sql())
             .await?;
         let mut query = device_query(account);
         if let Some((at, id)) = after {
@@ -380,7 +379,7 @@ impl Store {
         }
         query.push(" ORDER BY d.created_at, d.id LIMIT ").push_bind(window.limit_sql());
         query.push(" OFFSET ").push_bind(window.offset_sql());
-        let rows = query.build().fetch_all(&mut *reader).await?;
+        let rows = query.build().fetch_all(reader.sql()).await?;
         Page::try_from_rows(total, &rows, device_row)
     }
 
@@ -426,7 +425,7 @@ impl Store {
 const SELECT: &str = "SELECT r.*, d.name AS device_name, d.device_type, d.os_version, d.client_version, d.public_ip \
      FROM registrations r JOIN devices d ON d.id = r.device_id WHERE true";
 
-fn device_query(account: AccountId) -> QueryBuilder<'static, Sqlite> {
+fn device_query(account: AccountId) -> QueryBuilder {
     let mut query = QueryBuilder::new(
         "SELECT d.*, \
          (SELECT count(*) FROM registrations r WHERE r.device_id = d.id AND r.revoked_at IS NULL) AS active, \
@@ -439,22 +438,17 @@ fn device_query(account: AccountId) -> QueryBuilder<'static, Sqlite> {
 }
 
 impl RegistrationFilter {
-    fn query(&self, select: &str, account: AccountId) -> QueryBuilder<'_, Sqlite> {
+    fn query(&self, select: &str, account: AccountId) -> QueryBuilder {
         let mut query = QueryBuilder::new(select);
         query.push(" AND r.account_id = ").push_bind(account.to_string());
         if !self.ids.is_empty() {
-            let mut ids = query.push(" AND r.id IN (").separated(", ");
-            for id in &self.ids {
-                ids.push_bind(id.to_string());
-            }
-            query.push(")");
+            query.push(" AND r.id IN (").push_binds(self.ids.iter().map(ToString::to_string)).push(")");
         }
         if !self.devices.is_empty() {
-            let mut devices = query.push(" AND r.device_id IN (").separated(", ");
-            for id in &self.devices {
-                devices.push_bind(id.to_string());
-            }
-            query.push(")");
+            query
+                .push(" AND r.device_id IN (")
+                .push_binds(self.devices.iter().map(ToString::to_string))
+                .push(")");
         }
         if let Some(token) = self.service_token {
             query.push(" AND r.service_token_id = ").push_bind(token.to_string());
@@ -492,7 +486,7 @@ impl RegistrationRow {
     }
 }
 
-async fn key_free(sql: &mut SqliteConnection, key: DeviceKey) -> Result<(), EnrollError> {
+async fn key_free(sql: &mut Connection, key: DeviceKey) -> Result<(), EnrollError> {
     let revoked: Option<Option<i64>> =
         sqlx::query_scalar("SELECT revoked_at FROM registrations WHERE key_hash = $1")
             .bind(to_hex(key.bytes()))
@@ -545,18 +539,18 @@ async fn registration_remove(write: &mut Write, id: RegistrationId) -> Result<()
 }
 
 async fn registration_any(
-    sql: &mut SqliteConnection,
+    sql: &mut Connection,
     account: AccountId,
     id: RegistrationId,
 ) -> Result<Option<RegistrationRow>, Fault> {
-    let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+    let mut query = QueryBuilder::new(SELECT);
     query.push(" AND r.account_id = ").push_bind(account.to_string());
     query.push(" AND r.id = ").push_bind(id.to_string());
     let row = query.build().fetch_optional(sql).await?;
     row.as_ref().map(registration_row).transpose()
 }
 
-fn registration_row(row: &SqliteRow) -> Result<RegistrationRow, Fault> {
+fn registration_row(row: &Row) -> Result<RegistrationRow, Fault> {
     let columns = Columns::new(row, "registrations");
     let damaged = Fault::Damaged { table: "registrations", column: "key_hash" };
     Ok(RegistrationRow {
@@ -579,7 +573,7 @@ fn registration_row(row: &SqliteRow) -> Result<RegistrationRow, Fault> {
     })
 }
 
-fn device_row(row: &SqliteRow) -> Result<DeviceRow, Fault> {
+fn device_row(row: &Row) -> Result<DeviceRow, Fault> {
     let columns = Columns::new(row, "devices");
     Ok(DeviceRow {
         id: columns.parsed("id")?,
@@ -598,7 +592,7 @@ fn device_row(row: &SqliteRow) -> Result<DeviceRow, Fault> {
 }
 
 /// The registrations of all accounts as an edge needs them.
-pub(crate) async fn registration_changes(sql: &mut SqliteConnection) -> Result<Vec<Change>, Fault> {
+pub(crate) async fn registration_changes(sql: &mut Connection) -> Result<Vec<Change>, Fault> {
     let rows = sqlx::query(&format!("{SELECT} ORDER BY r.created_at, r.id")).fetch_all(sql).await?;
     rows.iter().map(|row| Ok(Change::RegistrationPut(registration_row(row)?.change()))).collect()
 }

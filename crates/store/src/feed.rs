@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use adit_model::{Change, ChangeBatch};
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row as _;
 use tokio::sync::watch;
 
 use crate::Store;
-use crate::row::Fault;
+use crate::row::{Connection, Fault};
 
 /// How often a follower looks without a notice.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -69,7 +69,7 @@ impl Store {
             sqlx::query("SELECT number, changes FROM changes WHERE number > $1 ORDER BY number LIMIT $2")
                 .bind(i64::try_from(number).unwrap_or(i64::MAX))
                 .bind(limit)
-                .fetch_all(&self.0.readers)
+                .fetch_all(self.read().await?.sql())
                 .await?;
         rows.iter()
             .map(|row| {
@@ -84,9 +84,18 @@ impl Store {
     }
 }
 
+/// Wakes those who follow, if they do not know that the log goes up to this number.
+pub(crate) fn tell(told: &watch::Sender<u64>, number: u64) {
+    told.send_if_modified(|known| {
+        let newer = number > *known;
+        *known = number.max(*known);
+        newer
+    });
+}
+
 /// Appends an entry with the next number.
 pub(crate) async fn change_append(
-    sql: &mut SqliteConnection,
+    sql: &mut Connection,
     at: i64,
     changes: Vec<Change>,
 ) -> Result<ChangeBatch, Fault> {

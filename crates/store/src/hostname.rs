@@ -1,11 +1,10 @@
 //! Public host names: each leads to one tunnel, and no two live ones are the same.
 
 use adit_model::{AccountId, Change, Hostname, HostnameId, PublicHostname, TunnelId};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use time::OffsetDateTime;
 
-use crate::row::{Columns, Fault};
+use crate::query::QueryBuilder;
+use crate::row::{Columns, Connection, Fault, Row};
 use crate::tunnel::tunnel_live;
 use crate::write::{Actor, Deed, FindError, Write, new_uuid};
 use crate::{Page, Store, Window, Written};
@@ -149,8 +148,8 @@ impl Store {
 
     /// The live host name with this id.
     pub async fn hostname_fetch(&self, account: AccountId, id: HostnameId) -> Result<HostnameRow, FindError> {
-        let mut reader = self.0.readers.acquire().await?;
-        hostname_by_id(&mut reader, account, id).await?.ok_or(FindError::NotFound)
+        let mut reader = self.read().await?;
+        hostname_by_id(reader.sql(), account, id).await?.ok_or(FindError::NotFound)
     }
 
     /// The live host names that pass the filter, oldest first.
@@ -160,19 +159,19 @@ impl Store {
         filter: &HostnameFilter,
         window: Window,
     ) -> Result<Page<HostnameRow>, Fault> {
-        let mut reader = self.0.readers.begin().await?;
-        let mut count = filter.query("SELECT count(*)", account);
-        let total: i64 = count.build_query_scalar().fetch_one(&mut *reader).await?;
+        let mut reader = self.snapshot().await?;
+        let count = filter.query("SELECT count(*)", account);
+        let total: i64 = count.build_query_scalar().fetch_one(reader.sql()).await?;
         let mut query = filter.query("SELECT *", account);
         query.push(" ORDER BY created_at, id LIMIT ").push_bind(window.limit_sql());
         query.push(" OFFSET ").push_bind(window.offset_sql());
-        let rows = query.build().fetch_all(&mut *reader).await?;
+        let rows = query.build().fetch_all(reader.sql()).await?;
         Page::try_from_rows(total, &rows, hostname_row)
     }
 }
 
 impl HostnameFilter {
-    fn query(&self, select: &str, account: AccountId) -> QueryBuilder<'_, Sqlite> {
+    fn query(&self, select: &str, account: AccountId) -> QueryBuilder {
         let mut query = QueryBuilder::new(select);
         query.push(" FROM hostnames WHERE deleted_at IS NULL AND account_id = ");
         query.push_bind(account.to_string());
@@ -230,20 +229,20 @@ pub(crate) async fn hostname_delete_of(write: &mut Write, tunnel: TunnelId) -> R
 }
 
 /// How many live host names lead to a tunnel.
-pub(crate) async fn hostname_count_of(sql: &mut SqliteConnection, tunnel: TunnelId) -> Result<i64, Fault> {
+pub(crate) async fn hostname_count_of(sql: &mut Connection, tunnel: TunnelId) -> Result<i64, Fault> {
     let query = "SELECT count(*) FROM hostnames WHERE tunnel_id = $1 AND deleted_at IS NULL";
     Ok(sqlx::query_scalar(query).bind(tunnel.to_string()).fetch_one(sql).await?)
 }
 
 /// Every live host name, as a change to an empty state.
-pub(crate) async fn hostname_changes(sql: &mut SqliteConnection) -> Result<Vec<Change>, Fault> {
+pub(crate) async fn hostname_changes(sql: &mut Connection) -> Result<Vec<Change>, Fault> {
     let live = "SELECT * FROM hostnames WHERE deleted_at IS NULL ORDER BY created_at, id";
     let rows = sqlx::query(live).fetch_all(sql).await?;
     rows.iter().map(|row| Ok(Change::HostnamePut(hostname_row(row)?.change()))).collect()
 }
 
 async fn hostname_live(
-    sql: &mut SqliteConnection,
+    sql: &mut Connection,
     hostname: &PublicHostname,
 ) -> Result<Option<HostnameRow>, Fault> {
     let row = sqlx::query("SELECT * FROM hostnames WHERE hostname = $1 AND deleted_at IS NULL")
@@ -254,7 +253,7 @@ async fn hostname_live(
 }
 
 async fn hostname_by_id(
-    sql: &mut SqliteConnection,
+    sql: &mut Connection,
     account: AccountId,
     id: HostnameId,
 ) -> Result<Option<HostnameRow>, Fault> {
@@ -266,7 +265,7 @@ async fn hostname_by_id(
     row.as_ref().map(hostname_row).transpose()
 }
 
-fn hostname_row(row: &SqliteRow) -> Result<HostnameRow, Fault> {
+fn hostname_row(row: &Row) -> Result<HostnameRow, Fault> {
     let columns = Columns::new(row, "hostnames");
     Ok(HostnameRow {
         id: columns.parsed("id")?,

@@ -12,6 +12,7 @@
 //! what needs the database (uniqueness, references); the form of names and texts is the caller's to check.
 
 mod audit;
+mod batch;
 mod configuration;
 mod device;
 mod feed;
@@ -19,12 +20,14 @@ mod hostname;
 mod list;
 mod open;
 mod page;
+mod query;
 mod route;
 mod row;
 mod rule;
 mod seal;
 mod secret;
 mod service_token;
+mod session;
 mod state;
 mod tenant;
 mod tenant_removal;
@@ -38,10 +41,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sqlx::SqlitePool;
+use sqlx::AnyPool;
 use tokio::sync::watch;
 
 pub use audit::{AuditPlace, AuditRow, AuditWindow, Direction};
+pub use batch::Batch;
 pub use configuration::ConfigurationRow;
 pub use device::{
     DeviceRow, EnrollError, NewRegistration, RegistrationFilter, RegistrationRow, RegistrationStatus,
@@ -80,18 +84,21 @@ pub enum Deleted {
     Without,
 }
 
-/// The database of one installation. Clones share it.
+/// The database of one installation, or of a batch. Clones share it.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store(Arc<Inner>, Option<batch::Open>);
 
 struct Inner {
     dir: PathBuf,
     /// One connection: writers take turns before they begin, not by failing.
-    writer: SqlitePool,
-    readers: SqlitePool,
+    writer: AnyPool,
+    readers: AnyPool,
+    backend: session::Backend,
     seal: seal::SealKey,
     /// The number of the last committed entry of the change log.
-    number: watch::Sender<u64>,
+    number: Arc<watch::Sender<u64>>,
+    /// Listens to the other nodes of a PostgreSQL database.
+    listener: Option<AbortOnDrop>,
     /// Locked for as long as the store is open.
     _lock: File,
 }
@@ -104,8 +111,27 @@ impl Store {
 
     /// Ends all connections; the database's log is written back. Later calls fail.
     pub async fn close(&self) {
+        if let Some(listener) = &self.0.listener {
+            listener.0.abort();
+        }
         self.0.readers.close().await;
         self.0.writer.close().await;
+    }
+}
+
+impl Inner {
+    /// Wakes those who follow the change log: it goes at least up to this number.
+    fn tell(&self, number: u64) {
+        feed::tell(&self.number, number);
+    }
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -238,15 +238,15 @@ impl Store {
 
     /// The list with this id.
     pub async fn list_fetch(&self, account: AccountId, id: ListId) -> Result<ListRow, FindError> {
-        let mut reader = self.0.readers.acquire().await?;
-        list_find(&mut reader, account, id).await?.ok_or(FindError::NotFound)
+        let mut reader = self.read().await?;
+        list_find(reader.sql(), account, id).await?.ok_or(FindError::NotFound)
     }
 
     /// The lists, oldest first.
     pub async fn list_list(&self, account: AccountId) -> Result<Vec<ListRow>, Fault> {
         let rows = sqlx::query("SELECT * FROM lists WHERE account_id = $1 ORDER BY created_at, id")
             .bind(account.to_string())
-            .fetch_all(&self.0.readers)
+            .fetch_all(self.read().await?.sql())
             .await?;
         rows.iter().map(list_row).collect()
     }
@@ -258,9 +258,9 @@ impl Store {
         id: ListId,
         window: Window,
     ) -> Result<(ListRow, Page<ItemRow>), FindError> {
-        let mut reader = self.0.readers.begin().await?;
-        let row = list_find(&mut reader, account, id).await?.ok_or(FindError::NotFound)?;
-        let rows = item::items_select(&mut reader, id, window).await?;
+        let mut reader = self.snapshot().await?;
+        let row = list_find(reader.sql(), account, id).await?.ok_or(FindError::NotFound)?;
+        let rows = item::items_select(reader.sql(), id, window).await?;
         let total = row.item_count.unwrap_or(0);
         Ok((row, Page { rows, total }))
     }

@@ -10,21 +10,35 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{Connection, SqliteConnection};
+use sqlx::any::AnyPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgListener};
+use sqlx::{AnyConnection, AnyPool, Connection as _};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use crate::row::run;
 use crate::seal::{Place, SEAL_KEY_BYTES, SealKey};
+use crate::session::{Backend, CHANNEL};
 use crate::write::now_micros;
-use crate::{Inner, Store};
+use crate::{AbortOnDrop, Inner, Store, feed};
 
-/// How long a statement waits for another connection's lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// What every connection to SQLite begins with. The last is how long a statement waits for another connection's lock.
+const SQLITE_START: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
+     PRAGMA busy_timeout = 10000";
+/// What every connection to PostgreSQL begins with: no statement, no wait for a lock and no transaction that does nothing
+/// holds up the other nodes for long.
+const POSTGRES_START: &str = "SET application_name = 'adit'; SET synchronous_commit = on; SET statement_timeout = '30s'; \
+     SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '30s'";
+/// Held by the node that brings the schema of a PostgreSQL database up to date; not the lock of writers.
+const MIGRATION_LOCK: &str = "SELECT pg_advisory_lock(4701880136229154676)";
 /// Connections that read at once.
-const READERS: u32 = 4;
+const SQLITE_READERS: u32 = 4;
+const POSTGRES_READERS: u32 = 8;
+/// How long a request waits for a connection to read, and to write.
+const READ_WAIT: Duration = Duration::from_secs(5);
+const WRITE_WAIT: Duration = Duration::from_secs(10);
+/// How long to wait before listening again, when the database went away.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// A value sealed at the first opening, by which a later one knows its key.
 const SEAL_CHECK: &str = "seal_check";
 const SEAL_CHECK_PLACE: Place<'static> = Place { table: "meta", column: "value", row: SEAL_CHECK };
@@ -59,74 +73,260 @@ pub enum OpenError {
         dir: PathBuf,
     },
     /// A later program wrote it.
-    #[error(
-        "{} was written by a newer adit (schema {found}, this one knows {known}): run that version",
-        path.display()
-    )]
+    #[error("{place} was written by a newer adit (schema {found}, this one knows {known}): run that version")]
     Newer {
         /// The database.
-        path: PathBuf,
+        place: String,
         /// Its schema.
         found: i64,
         /// The latest that this program knows.
         known: i64,
     },
     /// The database is there, its key is not.
-    #[error("{} is missing, and without it the secrets in adit.db cannot be opened: restore it", path.display())]
+    #[error(
+        "{} is missing, and without it the secrets in {place} cannot be opened: restore it, or copy it from another node \
+         of the database",
+        path.display()
+    )]
     SealKeyMissing {
         /// Where it should be.
         path: PathBuf,
+        /// The database.
+        place: String,
     },
     /// The key is not this database's, or is no key.
-    #[error("{} is not the key that sealed adit.db: restore the right one", path.display())]
+    #[error("{} is not the key that sealed the secrets in {place}: restore the right one", path.display())]
     SealKeyWrong {
         /// The file.
         path: PathBuf,
+        /// The database.
+        place: String,
+    },
+    /// The database cannot be named to its driver.
+    #[error("the path {} is not UTF-8, which the database needs: use another directory", path.display())]
+    Path {
+        /// The directory.
+        path: PathBuf,
     },
     /// The database cannot be read or brought up to date.
-    #[error("cannot open the database {}", path.display())]
+    #[error("cannot open the database {place}")]
     Database {
-        /// The database.
-        path: PathBuf,
+        /// The database, without a password.
+        place: String,
         /// Why not.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
+/// The database of a store.
+struct Target {
+    backend: Backend,
+    url: String,
+    /// What it is called in messages: never with a password.
+    place: String,
+}
+
 impl Store {
-    /// Opens the store in this directory, making what is missing.
+    /// Opens the store in this directory, making what is missing: SQLite's database is a file in it.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(dir: &Path) -> Result<Self, OpenError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(file("make the directory", dir))?;
-        let lock = lock(dir)?;
+        let (dir, lock) = directory(dir)?;
         let path = dir.join("adit.db");
-        let fresh = !path.exists();
-        let seal = seal_key(&dir.join("seal.key"), fresh)?;
         drop(private_file(&path).map_err(file("make", &path))?);
+        let text = path.to_str().ok_or_else(|| OpenError::Path { path: dir.clone() })?;
+        let url = format!("sqlite://{}?mode=rwc", url_path(text));
+        Self::open_target(dir, lock, Target { backend: Backend::Sqlite, url, place: text.to_owned() }).await
+    }
 
-        let database =
-            |source: sqlx::Error| OpenError::Database { path: path.clone(), source: source.into() };
-        let options = SqliteConnectOptions::new()
-            .filename(&path)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT);
-        let mut connection = SqliteConnection::connect_with(&options).await.map_err(database)?;
-        migrate(&mut connection, &path).await?;
-        seal_check(&mut connection, &seal, dir, &path).await?;
-        let number = last_number(&mut connection).await.map_err(database)?;
-        connection.close().await.map_err(database)?;
+    /// Opens a PostgreSQL database, making what is missing. The directory has the key that seals its secrets, which all
+    /// nodes of the database need, and nothing else.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open_postgres(url: &str, dir: &Path) -> Result<Self, OpenError> {
+        let options: PgConnectOptions = url.parse().map_err(|error: sqlx::Error| OpenError::Database {
+            place: "of the given URL".into(),
+            source: error.into(),
+        })?;
+        let place = format!(
+            "{} on {}:{}",
+            options.get_database().unwrap_or_else(|| options.get_username()),
+            options.get_socket().map_or_else(|| options.get_host().into(), |path| path.display().to_string()),
+            options.get_port()
+        );
+        let (dir, lock) = directory(dir)?;
+        let target = Target { backend: Backend::Postgres, url: url.to_owned(), place };
+        Self::open_target(dir, lock, target).await
+    }
 
-        let writer = SqlitePoolOptions::new().max_connections(1);
-        let readers = SqlitePoolOptions::new().max_connections(READERS);
-        let writer: SqlitePool = writer.connect_with(options.clone()).await.map_err(database)?;
-        let readers = readers.connect_with(options).await.map_err(database)?;
+    async fn open_target(dir: PathBuf, lock: File, target: Target) -> Result<Self, OpenError> {
+        sqlx::any::install_default_drivers();
+        let mut connection =
+            AnyConnection::connect(&target.url).await.map_err(|error| target.failed(error))?;
+        let start = target.backend.start();
+        run(start, &mut connection).await.map_err(|error| target.failed(error))?;
+        if target.backend == Backend::Postgres {
+            // Held until the connection closes.
+            let locked = run(MIGRATION_LOCK, &mut connection).await;
+            locked.map_err(|error| target.failed(error))?;
+        }
+        target.migrate(&mut connection).await?;
+        let seal = target.seal_key(&mut connection, &dir.join("seal.key")).await?;
+        let number = last_number(&mut connection).await.map_err(|error| target.failed(error))?;
+        connection.close().await.map_err(|error| target.failed(error))?;
+
         let (number, _) = watch::channel(number);
-        Ok(Self(Arc::new(Inner { dir: dir.to_owned(), writer, readers, seal, number, _lock: lock })))
+        let number = Arc::new(number);
+        let readers = match target.backend {
+            Backend::Sqlite => SQLITE_READERS,
+            Backend::Postgres => POSTGRES_READERS,
+        };
+        let listener = (target.backend == Backend::Postgres)
+            .then(|| AbortOnDrop(tokio::spawn(listen(target.url.clone(), Arc::clone(&number)))));
+        Ok(Self(
+            Arc::new(Inner {
+                dir,
+                writer: target.pool(1, WRITE_WAIT).map_err(|error| target.failed(error))?,
+                readers: target.pool(readers, READ_WAIT).map_err(|error| target.failed(error))?,
+                backend: target.backend,
+                seal,
+                number,
+                listener,
+                _lock: lock,
+            }),
+            None,
+        ))
+    }
+}
+
+/// Makes and locks the directory, and says where it really is.
+fn directory(dir: &Path) -> Result<(PathBuf, File), OpenError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(file("make the directory", dir))?;
+    let lock = lock(dir)?;
+    Ok((dir.canonicalize().map_err(file("find the directory", dir))?, lock))
+}
+
+/// A path as part of a URL.
+fn url_path(path: &str) -> String {
+    use std::fmt::Write as _;
+    path.bytes().fold(String::with_capacity(path.len()), |mut url, byte| {
+        if byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte) {
+            url.push(char::from(byte));
+        } else {
+            let _infallible = write!(url, "%{byte:02X}");
+        }
+        url
+    })
+}
+
+/// Passes on what other nodes tell of the change log. What is told while the database is away is made up by
+/// [`crate::Feed`], which looks by itself too.
+async fn listen(url: String, told: Arc<watch::Sender<u64>>) {
+    loop {
+        if let Ok(mut listener) = PgListener::connect(&url).await
+            && listener.listen(CHANNEL).await.is_ok()
+        {
+            while let Ok(notice) = listener.recv().await {
+                if let Ok(number) = notice.payload().parse() {
+                    feed::tell(&told, number);
+                }
+            }
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
+}
+
+impl Backend {
+    const fn start(self) -> &'static str {
+        match self {
+            Self::Sqlite => SQLITE_START,
+            Self::Postgres => POSTGRES_START,
+        }
+    }
+
+    /// A migration as this database reads it: texts compare by their bytes, whatever the database's language is.
+    fn migration(self, text: &str) -> String {
+        match self {
+            Self::Sqlite => text.to_owned(),
+            Self::Postgres => text.replace(" TEXT", " TEXT COLLATE \"C\""),
+        }
+    }
+}
+
+impl Target {
+    fn failed(&self, source: sqlx::Error) -> OpenError {
+        OpenError::Database { place: self.place.clone(), source: source.into() }
+    }
+
+    /// Connections to the database, made when they are needed.
+    fn pool(&self, connections: u32, wait: Duration) -> Result<AnyPool, sqlx::Error> {
+        let start = self.backend.start();
+        AnyPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(wait)
+            // A file does not go away; asking costs more than the statement.
+            .test_before_acquire(self.backend == Backend::Postgres)
+            .after_connect(move |connection, _| Box::pin(async move { run(start, connection).await }))
+            .connect_lazy(&self.url)
+    }
+
+    async fn migrate(&self, connection: &mut AnyConnection) -> Result<(), OpenError> {
+        let failed = |error| self.failed(error);
+        let table = "CREATE TABLE IF NOT EXISTS migrations (number BIGINT PRIMARY KEY, at BIGINT NOT NULL)";
+        run(table, connection).await.map_err(failed)?;
+        let found: i64 = sqlx::query_scalar("SELECT coalesce(max(number), 0) FROM migrations")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed)?;
+        let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+        if found > known {
+            return Err(OpenError::Newer { place: self.place.clone(), found, known });
+        }
+        for (number, migration) in (1_i64..).zip(MIGRATIONS).filter(|(number, _)| *number > found) {
+            let mut step = connection.begin().await.map_err(failed)?;
+            let migration = self.backend.migration(migration);
+            run(&migration, &mut step).await.map_err(failed)?;
+            sqlx::query("INSERT INTO migrations (number, at) VALUES ($1, $2)")
+                .bind(number)
+                .bind(now_micros())
+                .execute(&mut *step)
+                .await
+                .map_err(failed)?;
+            step.commit().await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the key and checks it against the database; makes one for a database that has sealed nothing yet.
+    async fn seal_key(&self, connection: &mut AnyConnection, path: &Path) -> Result<SealKey, OpenError> {
+        let failed = |error| self.failed(error);
+        let wrong = || OpenError::SealKeyWrong { path: path.to_owned(), place: self.place.clone() };
+        let stored: Option<String> = sqlx::query_scalar("SELECT value FROM meta WHERE name = $1")
+            .bind(SEAL_CHECK)
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(failed)?;
+        let key = match read_key(path).map_err(file("read", path))? {
+            Some(bytes) => bytes.as_slice().try_into().map(SealKey::new).map_err(|_| wrong())?,
+            None if stored.is_none() => make_key(path)?,
+            None => {
+                return Err(OpenError::SealKeyMissing { path: path.to_owned(), place: self.place.clone() });
+            }
+        };
+        if let Some(stored) = stored {
+            key.open(SEAL_CHECK_PLACE, &stored).map_err(|_| wrong())?;
+            return Ok(key);
+        }
+        sqlx::query("INSERT INTO meta (name, value) VALUES ($1, $2)")
+            .bind(SEAL_CHECK)
+            .bind(key.seal(SEAL_CHECK_PLACE, SEAL_CHECK.as_bytes()))
+            .execute(connection)
+            .await
+            .map_err(failed)?;
+        Ok(key)
     }
 }
 
@@ -149,26 +349,21 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Reads the key, or makes one for a database that does not exist yet: an existing one would be lost with a new key.
-fn seal_key(path: &Path, fresh: bool) -> Result<SealKey, OpenError> {
+/// The bytes of the key's file, if there is one.
+fn read_key(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     match fs::read(path) {
-        Ok(bytes) => {
-            let bytes = Zeroizing::new(bytes);
-            let key = bytes.as_slice().try_into();
-            key.map(SealKey::new).map_err(|_| OpenError::SealKeyWrong { path: path.to_owned() })
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound && fresh => {
-            let mut bytes = Zeroizing::new([0; SEAL_KEY_BYTES]);
-            aws_lc_rs::rand::fill(bytes.as_mut_slice())
-                .map_err(|error| file("make random bytes for", path)(io::Error::other(error)))?;
-            write_whole(path, bytes.as_slice()).map_err(file("write", path))?;
-            Ok(SealKey::new(&bytes))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(OpenError::SealKeyMissing { path: path.to_owned() })
-        }
-        Err(error) => Err(file("read", path)(error)),
+        Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
+}
+
+fn make_key(path: &Path) -> Result<SealKey, OpenError> {
+    let mut bytes = Zeroizing::new([0; SEAL_KEY_BYTES]);
+    aws_lc_rs::rand::fill(bytes.as_mut_slice())
+        .map_err(|error| file("make random bytes for", path)(io::Error::other(error)))?;
+    write_whole(path, bytes.as_slice()).map_err(file("write", path))?;
+    Ok(SealKey::new(&bytes))
 }
 
 /// Writes a private file such that it is there whole or not at all.
@@ -185,58 +380,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
-    let database = |source: sqlx::Error| OpenError::Database { path: path.to_owned(), source: source.into() };
-    let table = "CREATE TABLE IF NOT EXISTS migrations (number BIGINT PRIMARY KEY, at BIGINT NOT NULL)";
-    sqlx::query(table).execute(&mut *connection).await.map_err(database)?;
-    let found: i64 = sqlx::query_scalar("SELECT coalesce(max(number), 0) FROM migrations")
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(database)?;
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    if found > known {
-        return Err(OpenError::Newer { path: path.to_owned(), found, known });
-    }
-    for (number, migration) in (1..).zip(MIGRATIONS).filter(|(number, _)| *number > found) {
-        let mut step = connection.begin().await.map_err(database)?;
-        sqlx::raw_sql(migration).execute(&mut *step).await.map_err(database)?;
-        sqlx::query("INSERT INTO migrations (number, at) VALUES ($1, $2)")
-            .bind(number)
-            .bind(now_micros())
-            .execute(&mut *step)
-            .await
-            .map_err(database)?;
-        step.commit().await.map_err(database)?;
-    }
-    Ok(())
-}
-
-async fn seal_check(
-    connection: &mut SqliteConnection,
-    seal: &SealKey,
-    dir: &Path,
-    path: &Path,
-) -> Result<(), OpenError> {
-    let database = |source: sqlx::Error| OpenError::Database { path: path.to_owned(), source: source.into() };
-    let stored: Option<String> = sqlx::query_scalar("SELECT value FROM meta WHERE name = $1")
-        .bind(SEAL_CHECK)
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(database)?;
-    if let Some(stored) = stored {
-        let wrong = |_| OpenError::SealKeyWrong { path: dir.join("seal.key") };
-        return seal.open(SEAL_CHECK_PLACE, &stored).map(drop).map_err(wrong);
-    }
-    sqlx::query("INSERT INTO meta (name, value) VALUES ($1, $2)")
-        .bind(SEAL_CHECK)
-        .bind(seal.seal(SEAL_CHECK_PLACE, SEAL_CHECK.as_bytes()))
-        .execute(connection)
-        .await
-        .map_err(database)?;
-    Ok(())
-}
-
-async fn last_number(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+async fn last_number(connection: &mut AnyConnection) -> Result<u64, sqlx::Error> {
     let number: i64 =
         sqlx::query_scalar("SELECT coalesce(max(number), 0) FROM changes").fetch_one(connection).await?;
     Ok(u64::try_from(number).unwrap_or(0))

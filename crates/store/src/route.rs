@@ -4,11 +4,10 @@ use std::net::IpAddr;
 
 use adit_model::{AccountId, Change, Cidr, Route, RouteId, TunnelId, VirtualNetworkId};
 use ipnet::IpNet;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use time::OffsetDateTime;
 
-use crate::row::{Columns, Fault, to_hex, to_micros};
+use crate::query::QueryBuilder;
+use crate::row::{Columns, Connection, Fault, Row, to_hex, to_micros};
 use crate::tunnel::tunnel_live;
 use crate::virtual_network::{virtual_network_default, virtual_network_live};
 use crate::write::{Actor, Deed, FindError, Write, new_uuid};
@@ -281,8 +280,8 @@ impl Store {
 
     /// The live route with this id.
     pub async fn route_fetch(&self, account: AccountId, id: RouteId) -> Result<RouteRow, FindError> {
-        let mut reader = self.0.readers.acquire().await?;
-        route_live(&mut reader, account, id).await?.ok_or(FindError::NotFound)
+        let mut reader = self.read().await?;
+        route_live(reader.sql(), account, id).await?.ok_or(FindError::NotFound)
     }
 
     /// The routes that pass the filter, oldest first.
@@ -292,13 +291,13 @@ impl Store {
         filter: &RouteFilter,
         window: Window,
     ) -> Result<Page<RouteRow>, Fault> {
-        let mut reader = self.0.readers.begin().await?;
-        let mut count = filter.query("SELECT count(*) FROM routes r WHERE true", account);
-        let total: i64 = count.build_query_scalar().fetch_one(&mut *reader).await?;
+        let mut reader = self.snapshot().await?;
+        let count = filter.query("SELECT count(*) FROM routes r WHERE true", account);
+        let total: i64 = count.build_query_scalar().fetch_one(reader.sql()).await?;
         let mut query = filter.query(SELECT, account);
         query.push(" ORDER BY r.created_at, r.id LIMIT ").push_bind(window.limit_sql());
         query.push(" OFFSET ").push_bind(window.offset_sql());
-        let rows = query.build().fetch_all(&mut *reader).await?;
+        let rows = query.build().fetch_all(reader.sql()).await?;
         Page::try_from_rows(total, &rows, route_row)
     }
 
@@ -309,13 +308,13 @@ impl Store {
         virtual_network: VirtualNetworkId,
         address: IpAddr,
     ) -> Result<Option<RouteRow>, Fault> {
-        let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+        let mut query = QueryBuilder::new(SELECT);
         query.push(" AND r.account_id = ").push_bind(account.to_string());
         query.push(" AND r.virtual_network_id = ").push_bind(virtual_network.to_string());
         query.push(" AND r.deleted_at IS NULL AND r.network IN (");
-        push_all(&mut query, networks_around(IpNet::from(address)));
+        query.push_binds(networks_around(IpNet::from(address)));
         query.push(") ORDER BY r.prefix_length DESC LIMIT 1");
-        let row = query.build().fetch_optional(&self.0.readers).await?;
+        let row = query.build().fetch_optional(self.read().await?.sql()).await?;
         row.as_ref().map(route_row).transpose()
     }
 }
@@ -324,7 +323,7 @@ const SELECT: &str = "SELECT r.*, t.name AS tunnel_name, v.name AS virtual_netwo
      JOIN tunnels t ON t.id = r.tunnel_id JOIN virtual_networks v ON v.id = r.virtual_network_id WHERE true";
 
 impl RouteFilter {
-    fn query(&self, select: &str, account: AccountId) -> QueryBuilder<'_, Sqlite> {
+    fn query(&self, select: &str, account: AccountId) -> QueryBuilder {
         let mut query = QueryBuilder::new(select);
         query.push(" AND r.account_id = ").push_bind(account.to_string());
         if let Some(id) = self.id {
@@ -341,7 +340,7 @@ impl RouteFilter {
         }
         if let Some(network) = self.around {
             query.push(" AND r.network IN (");
-            push_all(&mut query, networks_around(network.net()));
+            query.push_binds(networks_around(network.net()));
             query.push(")");
         }
         if let Some(tunnel) = self.tunnel {
@@ -386,18 +385,18 @@ fn address_key(address: IpAddr) -> String {
 }
 
 async fn route_live(
-    sql: &mut SqliteConnection,
+    sql: &mut Connection,
     account: AccountId,
     id: RouteId,
 ) -> Result<Option<RouteRow>, Fault> {
-    let mut query = QueryBuilder::<Sqlite>::new(SELECT);
+    let mut query = QueryBuilder::new(SELECT);
     query.push(" AND r.account_id = ").push_bind(account.to_string());
     query.push(" AND r.id = ").push_bind(id.to_string()).push(" AND r.deleted_at IS NULL");
     let row = query.build().fetch_optional(sql).await?;
     row.as_ref().map(route_row).transpose()
 }
 
-async fn network_free(sql: &mut SqliteConnection, row: &RouteRow) -> Result<(), RouteWriteError> {
+async fn network_free(sql: &mut Connection, row: &RouteRow) -> Result<(), RouteWriteError> {
     let taken: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM routes \
          WHERE virtual_network_id = $1 AND network = $2 AND id <> $3 AND deleted_at IS NULL",
@@ -416,27 +415,19 @@ fn networks_around(network: IpNet) -> impl Iterator<Item = String> {
     std::iter::successors(Some(network), IpNet::supernet).map(|network| network.to_string())
 }
 
-/// Pushes values, with commas between.
-fn push_all(query: &mut QueryBuilder<'_, Sqlite>, values: impl Iterator<Item = String>) {
-    let mut list = query.separated(", ");
-    for value in values {
-        list.push_bind(value);
-    }
-}
-
 /// Whether the route stands inside a network that leads to another tunnel.
-async fn takes_addresses(sql: &mut SqliteConnection, row: &RouteRow) -> Result<bool, Fault> {
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT count(*) FROM routes WHERE virtual_network_id = ");
+async fn takes_addresses(sql: &mut Connection, row: &RouteRow) -> Result<bool, Fault> {
+    let mut query = QueryBuilder::new("SELECT count(*) FROM routes WHERE virtual_network_id = ");
     query.push_bind(row.virtual_network.to_string()).push(" AND id <> ").push_bind(row.id.to_string());
     query.push(" AND tunnel_id <> ").push_bind(row.tunnel.to_string());
     query.push(" AND deleted_at IS NULL AND network IN (");
-    push_all(&mut query, networks_around(row.network.net()));
+    query.push_binds(networks_around(row.network.net()));
     query.push(")");
     let around: i64 = query.build_query_scalar().fetch_one(sql).await?;
     Ok(around > 0)
 }
 
-fn route_row(row: &SqliteRow) -> Result<RouteRow, Fault> {
+fn route_row(row: &Row) -> Result<RouteRow, Fault> {
     let columns = Columns::new(row, "routes");
     Ok(RouteRow {
         id: columns.parsed("id")?,
@@ -454,7 +445,7 @@ fn route_row(row: &SqliteRow) -> Result<RouteRow, Fault> {
 }
 
 /// The live routes of all accounts as an edge needs them.
-pub(crate) async fn route_changes(sql: &mut SqliteConnection) -> Result<Vec<Change>, Fault> {
+pub(crate) async fn route_changes(sql: &mut Connection) -> Result<Vec<Change>, Fault> {
     let live = format!("{SELECT} AND r.deleted_at IS NULL ORDER BY r.created_at, r.id");
     let rows = sqlx::query(&live).fetch_all(sql).await?;
     rows.iter().map(|row| Ok(Change::RoutePut(route_row(row)?.change()))).collect()

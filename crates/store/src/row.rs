@@ -1,19 +1,26 @@
 //! From columns to values: what a column holds is checked where it is read, and nowhere later.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use adit_model::SecretHash;
 use serde::de::DeserializeOwned;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
+use sqlx::{Executor as _, Row as _};
 use time::OffsetDateTime;
 
 /// A row that a statement gave.
-pub(crate) type Row = SqliteRow;
+pub(crate) type Row = AnyRow;
 /// What statements are sent through.
-pub(crate) type Connection = SqliteConnection;
+pub(crate) type Connection = AnyConnection;
+
+/// Runs statements that have no parameters and whose rows nobody wants.
+pub(crate) async fn run(statements: &str, sql: &mut Connection) -> Result<(), sqlx::Error> {
+    sql.execute(statements).await.map(drop)
+}
 
 /// The store itself failed; the caller's request may have been right.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +28,15 @@ pub enum Fault {
     /// The database did not do what it was asked.
     #[error("the database failed")]
     Database(#[source] Box<dyn Error + Send + Sync>),
+    /// The database cannot be reached, or is too busy: the same request may succeed later.
+    #[error("the database cannot be reached or is busy")]
+    Unavailable(#[source] Box<dyn Error + Send + Sync>),
+    /// There is no room for what was to be stored, and nothing of it was.
+    #[error("the disk of the database is full: nothing was stored, make room")]
+    Full(#[source] Box<dyn Error + Send + Sync>),
+    /// A store of a batch was used after the batch's end.
+    #[error("the batch is over")]
+    Ended,
     /// A column holds what was never written there.
     #[error("the database is damaged: {column} of {table}")]
     Damaged {
@@ -33,9 +49,34 @@ pub enum Fault {
 
 impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Self {
-        Self::Database(error.into())
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(Cow::into_owned);
+        match (&error, code.as_deref()) {
+            (_, Some(code)) if FULL.contains(&code) => Self::Full(error.into()),
+            (_, Some(code)) if code.len() == 5 && UNAVAILABLE.iter().any(|start| code.starts_with(start)) => {
+                Self::Unavailable(error.into())
+            }
+            (_, Some(code)) if BUSY.contains(&code) => Self::Unavailable(error.into()),
+            (
+                sqlx::Error::Io(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed
+                | sqlx::Error::BeginFailed
+                | sqlx::Error::Protocol(_),
+                None,
+            ) => Self::Unavailable(error.into()),
+            _ => Self::Database(error.into()),
+        }
     }
 }
+
+/// SQLite: no room. PostgreSQL: no room.
+const FULL: [&str; 2] = ["13", "53100"];
+/// SQLite: another process has it locked.
+const BUSY: [&str; 4] = ["5", "6", "261", "517"];
+/// PostgreSQL: the connection, its limits, its end by whoever looks after the server, its start; a lock that was not to be
+/// had in time.
+const UNAVAILABLE: [&str; 9] = ["08", "25P02", "25P03", "40", "53200", "53300", "55P03", "57", "58"];
 
 /// One row of a table, read column by column.
 pub(crate) struct Columns<'r> {

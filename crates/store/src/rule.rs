@@ -237,8 +237,8 @@ impl Store {
 
     /// The rule with this id.
     pub async fn rule_fetch(&self, account: AccountId, id: RuleId) -> Result<RuleRow, FindError> {
-        let mut reader = self.0.readers.acquire().await?;
-        rule_find(&mut reader, account, id).await?.ok_or(FindError::NotFound)
+        let mut reader = self.read().await?;
+        rule_find(reader.sql(), account, id).await?.ok_or(FindError::NotFound)
     }
 
     /// The rules of all filters, by precedence.
@@ -248,7 +248,7 @@ impl Store {
              ORDER BY precedence, created_at, id",
         )
         .bind(account.to_string())
-        .fetch_all(&self.0.readers)
+        .fetch_all(self.read().await?.sql())
         .await?;
         rows.iter().map(rule_row).collect()
     }
@@ -257,7 +257,7 @@ impl Store {
     pub async fn rule_enabled_count(&self) -> Result<u64, Fault> {
         let count: i64 =
             sqlx::query_scalar("SELECT count(*) FROM rules WHERE enabled = 1 AND deleted_at IS NULL")
-                .fetch_one(&self.0.readers)
+                .fetch_one(self.read().await?.sql())
                 .await?;
         Ok(u64::try_from(count).unwrap_or(0))
     }

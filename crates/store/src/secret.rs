@@ -13,7 +13,7 @@ impl Store {
     pub async fn secret_fetch(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Fault> {
         let row = sqlx::query("SELECT sealed FROM secrets WHERE name = $1")
             .bind(name)
-            .fetch_optional(&self.0.readers)
+            .fetch_optional(self.read().await?.sql())
             .await?;
         let Some(row) = row else { return Ok(None) };
         self.secret_open(name, row.try_get("sealed")?).map(Some)

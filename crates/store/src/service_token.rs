@@ -1,11 +1,9 @@
 //! Service tokens (contract D, 10.9): who a program is, by an id and a secret of which only the hash is kept.
 
 use adit_model::{AccountId, SecretHash, ServiceTokenId};
-use sqlx::SqliteConnection;
-use sqlx::sqlite::SqliteRow;
 use time::OffsetDateTime;
 
-use crate::row::{Columns, Fault, to_hex, to_micros};
+use crate::row::{Columns, Connection, Fault, Row, to_hex, to_micros};
 use crate::write::{Actor, Deed, FindError, Write, new_uuid};
 use crate::{Page, Store, Window, Written};
 
@@ -210,8 +208,8 @@ impl Store {
         account: AccountId,
         id: ServiceTokenId,
     ) -> Result<ServiceTokenRow, FindError> {
-        let mut reader = self.0.readers.acquire().await?;
-        service_token_any(&mut reader, account, id).await?.ok_or(FindError::NotFound)
+        let mut reader = self.read().await?;
+        service_token_any(reader.sql(), account, id).await?.ok_or(FindError::NotFound)
     }
 
     /// The service token whose holder shows this id, of any account.
@@ -221,7 +219,7 @@ impl Store {
     ) -> Result<Option<ServiceTokenRow>, Fault> {
         let row = sqlx::query("SELECT * FROM service_tokens WHERE client_id = $1")
             .bind(client_id)
-            .fetch_optional(&self.0.readers)
+            .fetch_optional(self.read().await?.sql())
             .await?;
         row.as_ref().map(service_token_row).transpose()
     }
@@ -233,13 +231,13 @@ impl Store {
         name: Option<&str>,
         window: Window,
     ) -> Result<Page<ServiceTokenRow>, Fault> {
-        let mut reader = self.0.readers.begin().await?;
+        let mut reader = self.snapshot().await?;
         let total: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM service_tokens WHERE account_id = $1 AND ($2 IS NULL OR name = $2)",
         )
         .bind(account.to_string())
         .bind(name)
-        .fetch_one(&mut *reader)
+        .fetch_one(reader.sql())
         .await?;
         let rows = sqlx::query(
             "SELECT * FROM service_tokens WHERE account_id = $1 AND ($2 IS NULL OR name = $2) \
@@ -249,7 +247,7 @@ impl Store {
         .bind(name)
         .bind(window.limit_sql())
         .bind(window.offset_sql())
-        .fetch_all(&mut *reader)
+        .fetch_all(reader.sql())
         .await?;
         Page::try_from_rows(total, &rows, service_token_row)
     }
@@ -257,7 +255,7 @@ impl Store {
 
 /// The service token with this id.
 pub(crate) async fn service_token_any(
-    sql: &mut SqliteConnection,
+    sql: &mut Connection,
     account: AccountId,
     id: ServiceTokenId,
 ) -> Result<Option<ServiceTokenRow>, Fault> {
@@ -269,7 +267,7 @@ pub(crate) async fn service_token_any(
     row.as_ref().map(service_token_row).transpose()
 }
 
-fn service_token_row(row: &SqliteRow) -> Result<ServiceTokenRow, Fault> {
+fn service_token_row(row: &Row) -> Result<ServiceTokenRow, Fault> {
     let columns = Columns::new(row, "service_tokens");
     let version = columns.number("secret_version")?;
     let damaged = |_| Fault::Damaged { table: "service_tokens", column: "secret_version" };

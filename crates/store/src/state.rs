@@ -17,25 +17,25 @@ impl Store {
     /// The state as changes to an empty one, with the number up to which it is: what [`Store::changes_since`] that
     /// number gives comes after. What an object refers to stands before it.
     pub async fn state(&self) -> Result<ChangeBatch, Fault> {
-        let mut reader = self.0.readers.begin().await?;
+        let mut reader = self.snapshot().await?;
         let number: i64 = sqlx::query_scalar("SELECT coalesce(max(number), 0) FROM changes")
-            .fetch_one(&mut *reader)
+            .fetch_one(reader.sql())
             .await?;
         let mut changes = Vec::new();
         let live = "SELECT * FROM virtual_networks WHERE deleted_at IS NULL ORDER BY created_at, id";
-        for row in &sqlx::query(live).fetch_all(&mut *reader).await? {
+        for row in &sqlx::query(live).fetch_all(reader.sql()).await? {
             changes.push(Change::VirtualNetworkPut(virtual_network_row(row)?.change()));
         }
         let live = "SELECT * FROM tunnels WHERE deleted_at IS NULL ORDER BY created_at, id";
-        for row in &sqlx::query(live).fetch_all(&mut *reader).await? {
+        for row in &sqlx::query(live).fetch_all(reader.sql()).await? {
             changes.push(Change::TunnelPut(tunnel_row(row)?.change()));
         }
-        changes.extend(configuration_changes(&mut reader).await?);
-        changes.extend(hostname_changes(&mut reader).await?);
-        changes.extend(route_changes(&mut reader).await?);
-        changes.extend(registration_changes(&mut reader).await?);
-        changes.extend(list_changes(&mut reader).await?);
-        changes.extend(rule_changes(&mut reader).await?);
+        changes.extend(configuration_changes(reader.sql()).await?);
+        changes.extend(hostname_changes(reader.sql()).await?);
+        changes.extend(route_changes(reader.sql()).await?);
+        changes.extend(registration_changes(reader.sql()).await?);
+        changes.extend(list_changes(reader.sql()).await?);
+        changes.extend(rule_changes(reader.sql()).await?);
         Ok(ChangeBatch { number: u64::try_from(number).unwrap_or(0), changes })
     }
 }

@@ -1,10 +1,9 @@
 //! Accounts, and what each begins with.
 
 use adit_model::{AccountId, Change, SecretHash, VirtualNetwork, VirtualNetworkId};
-use sqlx::sqlite::SqliteRow;
 use time::OffsetDateTime;
 
-use crate::row::{Columns, Fault, to_hex};
+use crate::row::{Columns, Fault, Row, to_hex};
 use crate::write::{Actor, Deed, Write, new_uuid};
 use crate::{Store, Written};
 
@@ -57,8 +56,9 @@ impl From<sqlx::Error> for AccountCreateError {
 impl Store {
     /// The accounts, oldest first.
     pub async fn account_list(&self) -> Result<Vec<AccountRow>, Fault> {
-        let rows =
-            sqlx::query("SELECT * FROM accounts ORDER BY created_at, id").fetch_all(&self.0.readers).await?;
+        let rows = sqlx::query("SELECT * FROM accounts ORDER BY created_at, id")
+            .fetch_all(self.read().await?.sql())
+            .await?;
         rows.iter().map(account_row).collect()
     }
 
@@ -142,7 +142,7 @@ impl Store {
     }
 }
 
-pub(crate) fn account_row(row: &SqliteRow) -> Result<AccountRow, Fault> {
+pub(crate) fn account_row(row: &Row) -> Result<AccountRow, Fault> {
     let columns = Columns::new(row, "accounts");
     Ok(AccountRow {
         id: columns.parsed("id")?,

@@ -4,11 +4,9 @@
 
 use adit_model::{AccountId, SecretHash, TokenId};
 use serde_json::Value;
-use sqlx::SqliteConnection;
-use sqlx::sqlite::SqliteRow;
 use time::OffsetDateTime;
 
-use crate::row::{Columns, Fault, to_hex, to_micros};
+use crate::row::{Columns, Connection, Fault, Row, to_hex, to_micros};
 use crate::write::{Actor, Deed, FindError, Write, new_uuid};
 use crate::{Page, Store, Window, Written};
 
@@ -76,7 +74,7 @@ impl Store {
     pub async fn token_by_hash(&self, hash: SecretHash) -> Result<Option<TokenRow>, Fault> {
         let row = sqlx::query("SELECT * FROM api_tokens WHERE hash = $1 AND revoked_at IS NULL")
             .bind(to_hex(hash.bytes()))
-            .fetch_optional(&self.0.readers)
+            .fetch_optional(self.read().await?.sql())
             .await?;
         row.as_ref().map(token_row).transpose()
     }
@@ -212,18 +210,18 @@ impl Store {
 
     /// The token with this id, unless it is revoked.
     pub async fn token_fetch(&self, account: AccountId, id: TokenId) -> Result<TokenRow, FindError> {
-        let mut reader = self.0.readers.acquire().await?;
-        token_any(&mut reader, account, id).await?.ok_or(FindError::NotFound)
+        let mut reader = self.read().await?;
+        token_any(reader.sql(), account, id).await?.ok_or(FindError::NotFound)
     }
 
     /// The tokens that are not revoked, oldest first.
     pub async fn token_list(&self, account: AccountId, window: Window) -> Result<Page<TokenRow>, Fault> {
-        let mut reader = self.0.readers.begin().await?;
+        let mut reader = self.snapshot().await?;
         let total: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM api_tokens WHERE account_id = $1 AND revoked_at IS NULL",
         )
         .bind(account.to_string())
-        .fetch_one(&mut *reader)
+        .fetch_one(reader.sql())
         .await?;
         let rows = sqlx::query(
             "SELECT * FROM api_tokens WHERE account_id = $1 AND revoked_at IS NULL \
@@ -232,17 +230,13 @@ impl Store {
         .bind(account.to_string())
         .bind(window.limit_sql())
         .bind(window.offset_sql())
-        .fetch_all(&mut *reader)
+        .fetch_all(reader.sql())
         .await?;
         Page::try_from_rows(total, &rows, token_row)
     }
 }
 
-async fn token_any(
-    sql: &mut SqliteConnection,
-    account: AccountId,
-    id: TokenId,
-) -> Result<Option<TokenRow>, Fault> {
+async fn token_any(sql: &mut Connection, account: AccountId, id: TokenId) -> Result<Option<TokenRow>, Fault> {
     let row =
         sqlx::query("SELECT * FROM api_tokens WHERE account_id = $1 AND id = $2 AND revoked_at IS NULL")
             .bind(account.to_string())
@@ -252,7 +246,7 @@ async fn token_any(
     row.as_ref().map(token_row).transpose()
 }
 
-fn token_row(row: &SqliteRow) -> Result<TokenRow, Fault> {
+fn token_row(row: &Row) -> Result<TokenRow, Fault> {
     let columns = Columns::new(row, "api_tokens");
     let condition = columns.maybe_text("condition")?;
     let damaged = |_| Fault::Damaged { table: "api_tokens", column: "condition" };

@@ -1,13 +1,12 @@
 //! Tunnels (contract D, 6.1 and 6.2).
 
 use adit_model::{AccountId, Change, RouteId, SecretHash, Tunnel, TunnelId};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use crate::hostname::{hostname_count_of, hostname_delete_of};
-use crate::row::{Columns, Fault, to_hex, to_micros};
+use crate::query::QueryBuilder;
+use crate::row::{Columns, Connection, Fault, Row, to_hex, to_micros};
 use crate::seal::Place;
 use crate::write::{Actor, Deed, FindError, Write, new_uuid, now_micros};
 use crate::{Deleted, Page, Store, Window, Written};
@@ -289,8 +288,8 @@ impl Store {
 
     /// The tunnel with this id, also when it is deleted.
     pub async fn tunnel_fetch(&self, account: AccountId, id: TunnelId) -> Result<TunnelRow, FindError> {
-        let mut reader = self.0.readers.acquire().await?;
-        tunnel_any(&mut reader, account, id).await?.ok_or(FindError::NotFound)
+        let mut reader = self.read().await?;
+        tunnel_any(reader.sql(), account, id).await?.ok_or(FindError::NotFound)
     }
 
     /// The secret of a live tunnel.
@@ -304,7 +303,7 @@ impl Store {
         )
         .bind(account.to_string())
         .bind(id.to_string())
-        .fetch_optional(&self.0.readers)
+        .fetch_optional(self.read().await?.sql())
         .await?;
         let sealed = sealed.ok_or(FindError::NotFound)?;
         let damaged = |_| Fault::Damaged { table: "tunnels", column: "secret_sealed" };
@@ -318,13 +317,13 @@ impl Store {
         filter: &TunnelFilter,
         window: Window,
     ) -> Result<Page<TunnelRow>, Fault> {
-        let mut reader = self.0.readers.begin().await?;
-        let mut count = filter.query("SELECT count(*)", account);
-        let total: i64 = count.build_query_scalar().fetch_one(&mut *reader).await?;
+        let mut reader = self.snapshot().await?;
+        let count = filter.query("SELECT count(*)", account);
+        let total: i64 = count.build_query_scalar().fetch_one(reader.sql()).await?;
         let mut query = filter.query("SELECT *", account);
         query.push(" ORDER BY created_at, id LIMIT ").push_bind(window.limit_sql());
         query.push(" OFFSET ").push_bind(window.offset_sql());
-        let rows = query.build().fetch_all(&mut *reader).await?;
+        let rows = query.build().fetch_all(reader.sql()).await?;
         Page::try_from_rows(total, &rows, tunnel_row)
     }
 
@@ -333,7 +332,7 @@ impl Store {
         sqlx::query("UPDATE tunnels SET conns_active_at = $2, conns_inactive_at = NULL WHERE id = $1")
             .bind(id.to_string())
             .bind(to_micros(at))
-            .execute(&self.0.writer)
+            .execute(&mut *self.0.writer.acquire().await?)
             .await?;
         Ok(())
     }
@@ -343,7 +342,7 @@ impl Store {
         sqlx::query("UPDATE tunnels SET conns_inactive_at = $2 WHERE id = $1")
             .bind(id.to_string())
             .bind(to_micros(at))
-            .execute(&self.0.writer)
+            .execute(&mut *self.0.writer.acquire().await?)
             .await?;
         Ok(())
     }
@@ -352,7 +351,7 @@ impl Store {
     pub async fn tunnel_all_inactive(&self) -> Result<(), Fault> {
         sqlx::query("UPDATE tunnels SET conns_inactive_at = $1 WHERE conns_inactive_at IS NULL")
             .bind(now_micros())
-            .execute(&self.0.writer)
+            .execute(&mut *self.0.writer.acquire().await?)
             .await?;
         Ok(())
     }
@@ -368,7 +367,7 @@ pub enum Cascade {
 }
 
 impl TunnelFilter {
-    fn query(&self, select: &str, account: AccountId) -> QueryBuilder<'_, Sqlite> {
+    fn query(&self, select: &str, account: AccountId) -> QueryBuilder {
         let mut query = QueryBuilder::new(select);
         query.push(" FROM tunnels WHERE account_id = ").push_bind(account.to_string());
         if let Some(id) = self.id {
@@ -421,7 +420,7 @@ const fn place(id: &str) -> Place<'_> {
 
 /// The live tunnel with this id.
 pub(crate) async fn tunnel_live(
-    sql: &mut SqliteConnection,
+    sql: &mut Connection,
     account: AccountId,
     id: TunnelId,
 ) -> Result<Option<TunnelRow>, Fault> {
@@ -443,7 +442,7 @@ pub(crate) async fn tunnel_switch_to_control(write: &mut Write, mut row: TunnelR
 }
 
 async fn tunnel_any(
-    sql: &mut SqliteConnection,
+    sql: &mut Connection,
     account: AccountId,
     id: TunnelId,
 ) -> Result<Option<TunnelRow>, Fault> {
@@ -455,7 +454,7 @@ async fn tunnel_any(
     row.as_ref().map(tunnel_row).transpose()
 }
 
-async fn name_free(sql: &mut SqliteConnection, row: &TunnelRow) -> Result<(), TunnelWriteError> {
+async fn name_free(sql: &mut Connection, row: &TunnelRow) -> Result<(), TunnelWriteError> {
     let taken: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM tunnels WHERE account_id = $1 AND name = $2 AND id <> $3 AND deleted_at IS NULL",
     )
@@ -467,7 +466,7 @@ async fn name_free(sql: &mut SqliteConnection, row: &TunnelRow) -> Result<(), Tu
     if taken == 0 { Ok(()) } else { Err(TunnelWriteError::NameTaken) }
 }
 
-pub(crate) fn tunnel_row(row: &SqliteRow) -> Result<TunnelRow, Fault> {
+pub(crate) fn tunnel_row(row: &Row) -> Result<TunnelRow, Fault> {
     let columns = Columns::new(row, "tunnels");
     let source = columns.text("config_src")?;
     Ok(TunnelRow {

@@ -1,11 +1,10 @@
 //! Virtual networks (contract D, 6.5). A live account always has exactly one default network.
 
 use adit_model::{AccountId, Change, RouteId, VirtualNetwork, VirtualNetworkId};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, SqliteConnection};
 use time::OffsetDateTime;
 
-use crate::row::{Columns, Fault};
+use crate::query::QueryBuilder;
+use crate::row::{Columns, Connection, Fault, Row};
 use crate::write::{Actor, Deed, FindError, Write, new_uuid};
 use crate::{Cascade, Deleted, Store, Written};
 
@@ -248,14 +247,14 @@ impl Store {
         account: AccountId,
         id: VirtualNetworkId,
     ) -> Result<VirtualNetworkRow, FindError> {
-        let mut reader = self.0.readers.acquire().await?;
-        virtual_network_any(&mut reader, account, id).await?.ok_or(FindError::NotFound)
+        let mut reader = self.read().await?;
+        virtual_network_any(reader.sql(), account, id).await?.ok_or(FindError::NotFound)
     }
 
     /// The default virtual network.
     pub async fn virtual_network_default(&self, account: AccountId) -> Result<VirtualNetworkRow, FindError> {
-        let mut reader = self.0.readers.acquire().await?;
-        virtual_network_default(&mut reader, account).await?.ok_or(FindError::NotFound)
+        let mut reader = self.read().await?;
+        virtual_network_default(reader.sql(), account).await?.ok_or(FindError::NotFound)
     }
 
     /// The virtual networks that pass the filter, oldest first.
@@ -276,7 +275,7 @@ impl Store {
             query.push(" AND is_default = ").push_bind(i64::from(is_default));
         }
         query.push(filter.deleted.sql("deleted_at")).push(" ORDER BY created_at, id");
-        let rows = query.build().fetch_all(&self.0.readers).await?;
+        let rows = query.build().fetch_all(self.read().await?.sql()).await?;
         rows.iter().map(virtual_network_row).collect()
     }
 }
@@ -301,7 +300,7 @@ impl VirtualNetworkRow {
 
 /// The live virtual network with this id.
 pub(crate) async fn virtual_network_live(
-    sql: &mut SqliteConnection,
+    sql: &mut Connection,
     account: AccountId,
     id: VirtualNetworkId,
 ) -> Result<Option<VirtualNetworkRow>, Fault> {
@@ -310,7 +309,7 @@ pub(crate) async fn virtual_network_live(
 }
 
 async fn virtual_network_any(
-    sql: &mut SqliteConnection,
+    sql: &mut Connection,
     account: AccountId,
     id: VirtualNetworkId,
 ) -> Result<Option<VirtualNetworkRow>, Fault> {
@@ -324,7 +323,7 @@ async fn virtual_network_any(
 
 /// The account's default virtual network.
 pub(crate) async fn virtual_network_default(
-    sql: &mut SqliteConnection,
+    sql: &mut Connection,
     account: AccountId,
 ) -> Result<Option<VirtualNetworkRow>, Fault> {
     let row = sqlx::query(
@@ -347,10 +346,7 @@ async fn default_clear(write: &mut Write, account: AccountId) -> Result<(), Faul
     Ok(())
 }
 
-async fn name_free(
-    sql: &mut SqliteConnection,
-    row: &VirtualNetworkRow,
-) -> Result<(), VirtualNetworkWriteError> {
+async fn name_free(sql: &mut Connection, row: &VirtualNetworkRow) -> Result<(), VirtualNetworkWriteError> {
     let taken: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM virtual_networks \
          WHERE account_id = $1 AND name = $2 AND id <> $3 AND deleted_at IS NULL",
@@ -363,7 +359,7 @@ async fn name_free(
     if taken == 0 { Ok(()) } else { Err(VirtualNetworkWriteError::NameTaken) }
 }
 
-pub(crate) fn virtual_network_row(row: &SqliteRow) -> Result<VirtualNetworkRow, Fault> {
+pub(crate) fn virtual_network_row(row: &Row) -> Result<VirtualNetworkRow, Fault> {
     let columns = Columns::new(row, "virtual_networks");
     Ok(VirtualNetworkRow {
         id: columns.parsed("id")?,

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 
 use adit_model::{AccountId, Change, ChangeBatch};
-use sqlx::{Sqlite, SqliteConnection, Transaction};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::audit::{Audit, audit_insert};
-use crate::row::{Fault, from_micros, to_micros};
+use crate::batch::Held;
+use crate::row::{Connection, Fault, from_micros, to_micros};
+use crate::session::Transaction;
 use crate::{Store, feed};
 
 /// On whose behalf a mutation is made, for the audit record.
@@ -47,7 +48,7 @@ impl Actor {
 pub struct Written<T> {
     /// The object as it now is.
     pub value: T,
-    /// The entry of the change log.
+    /// The entry of the change log; within a batch, what this mutation adds to the batch's entry, with the number 0.
     pub batch: ChangeBatch,
 }
 
@@ -80,16 +81,28 @@ pub(crate) struct Deed<'a> {
 
 /// A mutation under way. Dropped without [`Write::commit`], it has not happened.
 pub(crate) struct Write {
-    transaction: Transaction<'static, Sqlite>,
+    place: Place,
     at: i64,
     changes: Vec<Change>,
+}
+
+/// Where its statements go.
+enum Place {
+    Own(Transaction),
+    Batch(Held),
 }
 
 impl Store {
     /// Begins a mutation, when those before it have ended.
     pub(crate) async fn write(&self) -> Result<Write, Fault> {
-        let transaction = self.0.writer.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Write { transaction, at: now_micros(), changes: Vec::new() })
+        let (place, at) = match &self.1 {
+            Some(batch) => {
+                let (held, at) = batch.begin().await?;
+                (Place::Batch(held), at)
+            }
+            None => (Place::Own(self.0.turn().await?), now_micros()),
+        };
+        Ok(Write { place, at, changes: Vec::new() })
     }
 
     /// Ends a mutation: writes the audit record and the change log, commits, and wakes those who follow the log.
@@ -112,23 +125,31 @@ impl Store {
             success: true,
             detail: deed.detail,
         };
-        audit_insert(&mut write.transaction, &audit).await?;
-        let changes = std::mem::take(&mut write.changes);
-        let batch = feed::change_append(&mut write.transaction, write.at, changes).await?;
-        write.transaction.commit().await?;
-        self.0.number.send_if_modified(|number| {
-            let newer = batch.number > *number;
-            *number = batch.number.max(*number);
-            newer
-        });
+        audit_insert(write.sql(), &audit).await?;
+        let changes = write.changes;
+        let batch = match write.place {
+            Place::Own(mut transaction) => {
+                let batch = feed::change_append(transaction.sql(), write.at, changes).await?;
+                transaction.commit(Some(batch.number)).await?;
+                self.0.tell(batch.number);
+                batch
+            }
+            Place::Batch(held) => {
+                held.end(changes.clone()).await?;
+                ChangeBatch { number: 0, changes }
+            }
+        };
         Ok(Written { value, batch })
     }
 }
 
 impl Write {
     /// The connection, for statements.
-    pub(crate) fn sql(&mut self) -> &mut SqliteConnection {
-        &mut self.transaction
+    pub(crate) fn sql(&mut self) -> &mut Connection {
+        match &mut self.place {
+            Place::Own(transaction) => transaction.sql(),
+            Place::Batch(held) => held.sql(),
+        }
     }
 
     /// When the mutation happens, in microseconds since 1970.

@@ -95,9 +95,30 @@ impl ApiError {
 
 impl From<Fault> for ApiError {
     fn from(fault: Fault) -> Self {
-        Self::internal(&fault)
+        let error = Self::internal(&fault);
+        match fault {
+            // Nothing of the request was done, and it may be sent again as it is.
+            Fault::Unavailable(_) => Self {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                message: "The database cannot be reached at the moment. Please try again".into(),
+                retry_after_seconds: Some(DATABASE_RETRY_SECONDS),
+                ..error
+            },
+            Fault::Full(_) => Self {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                message: "The disk of the database is full: nothing was stored. Please try again when there is room"
+                    .into(),
+                retry_after_seconds: Some(FULL_RETRY_SECONDS),
+                ..error
+            },
+            Fault::Database(_) | Fault::Damaged { .. } | Fault::Ended => error,
+        }
     }
 }
+
+/// When to ask again while the database is away, and while its disk is full.
+const DATABASE_RETRY_SECONDS: u64 = 2;
+const FULL_RETRY_SECONDS: u64 = 30;
 
 #[derive(Serialize)]
 struct Envelope<'a> {
