@@ -31,6 +31,13 @@ packages() {
         missing="$missing python3 python3-pip"
     fi
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
+    # The tests run a PostgreSQL of their own: Debian's is not to make or start one.
+    if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then
+        mkdir -p /etc/postgresql-common 2>/dev/null || true
+        [ -e /etc/postgresql-common/createcluster.conf ] ||
+            echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf 2>/dev/null || true
+        missing="$missing postgresql"
+    fi
     if [ -n "$missing" ]; then
         command -v apt-get >/dev/null 2>&1 || die "missing programs of the packages$missing, and no apt-get to install them with"
         [ "$(id -u)" = 0 ] || die "missing Debian packages:$missing; run as root, or: sudo apt-get install$missing"

@@ -171,6 +171,12 @@ impl Place {
         if let Some(client) = socket::Client::connect(data).await? {
             return Ok(Self::Running(client));
         }
+        if !data.join("adit.db").exists() && data.join("seal.key").exists() {
+            bail!(
+                "no adit up runs on {}, and its database is elsewhere: start adit up first",
+                data.display()
+            );
+        }
         if !data.join("adit.db").exists() {
             bail!("{} is no data directory: name that of `adit up` with --data", data.display());
         }

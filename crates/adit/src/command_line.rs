@@ -1,6 +1,7 @@
 //! The command line: every flag once, with its variable and its help.
 
 mod connector;
+mod database;
 mod management;
 mod single_dash;
 
@@ -13,11 +14,13 @@ use adit_connector::ConfigError;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use connector::ConnectorFlags;
+pub(crate) use database::{BackupCommand, DatabaseUrl};
 pub(crate) use management::*;
 pub(crate) use single_dash::corrected;
 
 use crate::access::AccessCommand;
 use crate::account::{self, AccountCommand};
+use crate::backup;
 use crate::management::Failure;
 use crate::policy::PolicyCommand;
 
@@ -46,6 +49,9 @@ pub(crate) enum AditCommand {
     /// The accounts of this installation, made and deleted on its own machine
     #[command(after_help = account::EXAMPLES)]
     Account(AccountCommand),
+    /// A copy of the database of `adit up`, also while it runs
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(BackupCommand),
     /// Expressions of rules, tested without a network
     Policy(PolicyCommand),
 }
@@ -80,6 +86,10 @@ pub(crate) struct UpFlags {
     /// Directory for the database, keys and ca.pem [default: ./adit-data]
     #[arg(long, env = "ADIT_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// PostgreSQL database, as in postgres://adit:PASSWORD@db.example/adit; the directory then keeps keys only [default:
+    /// SQLite in the directory]
+    #[arg(long, env = "ADIT_DATABASE", hide_env_values = true, value_name = "URL")]
+    pub(crate) database: Option<DatabaseUrl>,
     /// Name or address by which devices and connectors reach this machine; may be repeated [default: localhost]
     #[arg(long, env = "ADIT_PUBLIC_HOST", value_name = "HOST", value_delimiter = ',')]
     pub(crate) public_host: Vec<String>,

@@ -7,6 +7,7 @@ mod access;
 mod account;
 mod agent;
 mod authority;
+mod backup;
 mod certificates;
 mod command_line;
 mod ingress;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         AditCommand::Agent(command) => agent::run(command),
         AditCommand::Access(command) => access::run(command),
         AditCommand::Account(command) => account::run(command),
+        AditCommand::Backup(command) => backup::run(&command),
         AditCommand::Policy(command) => policy::run(command),
     };
     match result {

@@ -38,7 +38,10 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     try_ports(&settings)?;
     let supplied = settings.certificates.iter().cloned().map(Supplied::open).collect::<Result<_, _>>()?;
-    let store = Store::open(&settings.data).await?;
+    let store = match &settings.database {
+        Some(url) => Store::open_postgres(url.reveal(), &settings.data).await?,
+        None => Store::open(&settings.data).await?,
+    };
     let served = adit_control::Settings {
         node: settings.node.clone(),
         edges: settings.connector_edges(),

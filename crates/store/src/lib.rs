@@ -1,6 +1,8 @@
 //! The only crate that speaks SQL: schema, transactions, change log, sealed secrets.
 //!
-//! A [`Store`] is a directory with `adit.db` (SQLite) and `seal.key`, held by one process at a time. What always holds:
+//! A [`Store`] is a directory with `seal.key`, held by one process at a time, and a database: SQLite's `adit.db` in the
+//! directory, or one of PostgreSQL, which several nodes share. Both are spoken to by the same statements. What always
+//! holds:
 //!
 //! - A mutation is one transaction: the objects, the audit record and the entry of the change log stand or fall
 //!   together, and every entry has the next number.
@@ -12,6 +14,7 @@
 //! what needs the database (uniqueness, references); the form of names and texts is the caller's to check.
 
 mod audit;
+mod backup;
 mod batch;
 mod configuration;
 mod device;
@@ -45,6 +48,7 @@ use sqlx::AnyPool;
 use tokio::sync::watch;
 
 pub use audit::{AuditPlace, AuditRow, AuditWindow, Direction};
+pub use backup::{BackupError, backup};
 pub use batch::Batch;
 pub use configuration::ConfigurationRow;
 pub use device::{

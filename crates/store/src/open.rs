@@ -210,7 +210,7 @@ fn directory(dir: &Path) -> Result<(PathBuf, File), OpenError> {
 }
 
 /// A path as part of a URL.
-fn url_path(path: &str) -> String {
+pub(crate) fn url_path(path: &str) -> String {
     use std::fmt::Write as _;
     path.bytes().fold(String::with_capacity(path.len()), |mut url, byte| {
         if byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte) {
@@ -335,7 +335,7 @@ fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError 
 }
 
 /// Opens a file for its owner only, making it if it is not there.
-fn private_file(path: &Path) -> io::Result<File> {
+pub(crate) fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
-use crate::command_line::{UpFlags, listen_address};
+use crate::command_line::{DatabaseUrl, UpFlags, listen_address};
 
 /// The checked settings: nothing in them is left to be defaulted.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) data: PathBuf,
+    /// PostgreSQL's, if it is not SQLite in the directory.
+    pub(crate) database: Option<DatabaseUrl>,
     pub(crate) public_hosts: Vec<String>,
     pub(crate) https: SocketAddr,
     pub(crate) tunnel: SocketAddr,
@@ -28,6 +30,7 @@ pub(crate) struct Settings {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct File {
     data: Option<PathBuf>,
+    database: Option<DatabaseUrl>,
     public_host: Option<OneOrMany<String>>,
     https: Option<String>,
     tunnel: Option<String>,
@@ -74,6 +77,7 @@ impl Settings {
         let node = flags.node.or(file.node).unwrap_or_else(|| "edge01".to_owned());
         Ok(Self {
             data: flags.data.or(file.data).unwrap_or_else(|| PathBuf::from("./adit-data")),
+            database: flags.database.or(file.database).map(check_database).transpose()?,
             public_hosts: hosts.iter().map(|host| check_host(host)).collect::<Result<_, _>>()?,
             https: address("https", flags.https, file.https, "[::]:443")?,
             tunnel: address("tunnel", flags.tunnel, file.tunnel, "[::]:7844")?,
@@ -104,6 +108,17 @@ impl Settings {
         };
         self.public_hosts.iter().map(bracketed).collect()
     }
+}
+
+/// The rest of the URL is its driver's to check.
+fn check_database(url: DatabaseUrl) -> anyhow::Result<DatabaseUrl> {
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.reveal().starts_with(scheme)) {
+        bail!(
+            "database: expected a URL such as postgres://adit:PASSWORD@db.example/adit; without one, SQLite in the \
+             data directory is used"
+        );
+    }
+    Ok(url)
 }
 
 /// Tokens in the clear stay on this machine; a bare port is one of its loopback address.

@@ -20,8 +20,8 @@ async fn put(
 
 #[tokio::test]
 async fn a_host_name_leads_to_one_tunnel_and_is_taken_only_where_that_is_allowed() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let Some(place) = Place::new() else { return };
+    let store = open(&place).await;
     let (one, two) = (tunnel(&store, "one").await.unwrap().id, tunnel(&store, "two").await.unwrap().id);
     let before = store.state().await.unwrap().number;
     let made = put(&store, "app.example.com", one, Overwrite::Refuse).await.unwrap();
@@ -58,8 +58,8 @@ async fn a_host_name_leads_to_one_tunnel_and_is_taken_only_where_that_is_allowed
 
 #[tokio::test]
 async fn a_tunnel_with_host_names_goes_only_with_them() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let Some(place) = Place::new() else { return };
+    let store = open(&place).await;
     let one = tunnel(&store, "one").await.unwrap().id;
     put(&store, "app.example.com", one, Overwrite::Refuse).await.unwrap();
     let refused = store.tunnel_delete(&Actor::system(), ACCOUNT, one, Cascade::Refuse).await.unwrap_err();
@@ -73,8 +73,8 @@ async fn a_tunnel_with_host_names_goes_only_with_them() {
 
 #[tokio::test]
 async fn configurations_are_numbered_and_make_a_tunnel_remotely_managed() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let Some(place) = Place::new() else { return };
+    let store = open(&place).await;
     let one = tunnel(&store, "one").await.unwrap().id;
     assert_eq!(store.configuration_fetch(one).await.unwrap(), None);
     let first = store.configuration_put(&Actor::system(), ACCOUNT, one, "{}".into()).await.unwrap();
