@@ -9,12 +9,15 @@ mod account;
 mod audit_log;
 mod auth;
 mod body;
+mod body_shape;
 mod configuration;
 mod device;
 pub(crate) mod envelope;
 mod ingress;
 mod list;
 mod management;
+mod openapi;
+mod operation;
 mod path;
 mod route;
 mod rule;
@@ -35,13 +38,14 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::any;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use uuid::Uuid;
 
 use self::auth::{Principal, Standing};
 use self::body::{Family, Fields};
 use self::envelope::{ApiError, Reply};
+use self::operation::{Access, Verb};
 use self::path::Query;
 use crate::Control;
 use crate::limiter::{Allowance, MAX_REQUESTS, REQUEST_WINDOW};
@@ -77,6 +81,7 @@ struct Call<'a> {
     principal: &'a Principal,
     actor: Actor,
     account: AccountId,
+    parameters: Vec<(&'static str, String)>,
     query: Query,
     body: Bytes,
 }
@@ -90,34 +95,14 @@ impl Call<'_> {
         Err(ApiError::new(StatusCode::FORBIDDEN, 10000, "Authentication error"))
     }
 
+    /// A parameter of the path; empty where its pattern has none of this name.
+    fn parameter(&self, name: &str) -> &str {
+        self.parameters.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
+    }
+
     /// The body as an object.
     fn fields(&self, family: Family) -> Result<Fields, ApiError> {
         Fields::read(&self.body, family)
-    }
-}
-
-/// The methods that mean something here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verb {
-    Get,
-    Post,
-    Put,
-    Patch,
-    Delete,
-}
-
-impl Verb {
-    fn of(method: &Method) -> Option<Self> {
-        [
-            (Method::GET, Self::Get),
-            (Method::POST, Self::Post),
-            (Method::PUT, Self::Put),
-            (Method::PATCH, Self::Patch),
-            (Method::DELETE, Self::Delete),
-        ]
-        .into_iter()
-        .find(|(known, _)| known == method)
-        .map(|(_, verb)| verb)
     }
 }
 
@@ -216,12 +201,30 @@ async fn outcome(
     actor.who = format!("api_token:{}", principal.token.id);
 
     let verb = Verb::of(&parts.method).ok_or_else(ApiError::no_route)?;
+    let account = account_of(&principal, &segments, parts.uri.path())?;
+    let operation = operation::find(verb, &segments).ok_or_else(ApiError::no_route)?;
     let query = Query::parse(parts.uri.query().unwrap_or_default())?;
+    let parameters = operation.parameters(&segments);
+    let call = Call { control, principal: &principal, actor, account, parameters, query, body: Bytes::new() };
+    if let Access::Needs(area, level) = operation.access {
+        call.need(area, level)?;
+    }
     let body = if verb == Verb::Get { Bytes::new() } else { collect(&parts, body).await? };
-    // A token sees no other account than its own.
-    let account = principal.token.account;
-    let call = Call { control, principal: &principal, actor, account, query, body };
-    dispatch(&call, verb, &segments, parts.uri.path()).await
+    if let Some((family, shape)) = &operation.body {
+        shape.check(&body::value(&body, *family)?, *family)?;
+    }
+    (operation.run)(&Call { body, ..call }).await
+}
+
+/// The account that a path is about: the one it names, which the credential has to see, else the credential's own. One
+/// that is not there is answered like one that is not seen.
+fn account_of(principal: &Principal, segments: &[&str], path: &str) -> Result<AccountId, ApiError> {
+    let ["accounts" | "zones", tag, ..] = segments else { return Ok(principal.token.account) };
+    let tag: AccountId = tag.parse().map_err(|_| ApiError::unroutable(path))?;
+    if principal.sees(tag) {
+        return Ok(tag);
+    }
+    Err(ApiError::new(StatusCode::FORBIDDEN, 9109, "Unauthorized to access requested resource"))
 }
 
 /// Reads a body whole.
@@ -277,49 +280,5 @@ pub fn fuzz_request(data: &[u8]) {
         if let Ok(hostname) = text.parse::<PublicHostname>() {
             assert_eq!(hostname.as_str().parse(), Ok(hostname), "a host name reads as it prints");
         }
-    }
-}
-
-async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str], path: &str) -> Result<Reply, ApiError> {
-    match (verb, segments) {
-        (Verb::Get, ["user", "tokens", "verify"]) => Ok(token::verify(call)),
-        (_, ["user", "tokens", rest @ ..]) if call.principal.sees(call.account) => {
-            token::dispatch(call, verb, rest).await
-        }
-        (Verb::Get, ["user", "audit_logs"]) => audit_log::legacy_list(call).await,
-        (Verb::Get, ["user"]) => Err(account::no_user()),
-        (Verb::Get, ["accounts"]) => account::list(call).await,
-        (Verb::Post, ["accounts"]) | (Verb::Delete, ["accounts", _]) => Err(account::made_elsewhere()),
-        (Verb::Get, ["zones"]) => zone::list(call).await,
-        (_, [kind @ ("accounts" | "zones"), tag, rest @ ..]) => {
-            let tag: AccountId = tag.parse().map_err(|_| ApiError::unroutable(path))?;
-            if tag != call.account || !call.principal.sees(tag) {
-                let message = "Unauthorized to access requested resource";
-                return Err(ApiError::new(StatusCode::FORBIDDEN, 9109, message));
-            }
-            match *kind {
-                "zones" => zone::dispatch(call, verb, rest).await,
-                _ => dispatch_account(call, verb, rest).await,
-            }
-        }
-        _ => Err(ApiError::no_route()),
-    }
-}
-
-async fn dispatch_account(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
-    match segments {
-        [] if verb == Verb::Get => account::fetch(call).await,
-        ["logs", "audit"] if verb == Verb::Get => audit_log::list(call).await,
-        ["audit_logs"] if verb == Verb::Get => audit_log::legacy_list(call).await,
-        ["tokens", rest @ ..] => token::dispatch(call, verb, rest).await,
-        ["cfd_tunnel", rest @ ..] => tunnel::dispatch(call, verb, rest).await,
-        ["tunnels"] if verb == Verb::Get => tunnel::list(call).await,
-        ["teamnet", "routes", rest @ ..] => route::dispatch(call, verb, rest).await,
-        ["teamnet", "virtual_networks", rest @ ..] => virtual_network::dispatch(call, verb, rest).await,
-        ["access", "service_tokens", rest @ ..] => service_token::dispatch(call, verb, rest).await,
-        ["gateway", "lists", rest @ ..] => list::dispatch(call, verb, rest).await,
-        ["gateway", "rules", rest @ ..] => rule::dispatch(call, verb, rest).await,
-        ["devices", rest @ ..] => device::dispatch(call, verb, rest).await,
-        _ => Err(ApiError::no_route()),
     }
 }

@@ -18,6 +18,24 @@ pub(crate) enum Area {
     ApiTokens,
 }
 
+impl Area {
+    /// What it is called.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Tunnel => "Cloudflare Tunnel",
+            Self::ZeroTrust => "Zero Trust",
+            Self::AccessApps => "Access: Apps and Policies",
+            Self::ServiceTokens => "Access: Service Tokens",
+            Self::AccessOrganizations => "Access: Organizations, Identity Providers, and Groups",
+            Self::MutualTls => "Access: Mutual TLS Certificates",
+            Self::AuditLogs => "Access: Audit Logs",
+            Self::AccountSettings => "Account Settings",
+            Self::Pii => "Zero Trust: PII",
+            Self::ApiTokens => "API Tokens",
+        }
+    }
+}
+
 /// How much of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {

@@ -20,6 +20,8 @@ mod isolation;
 mod lists;
 #[path = "control/network.rs"]
 mod network;
+#[path = "control/openapi.rs"]
+mod openapi;
 #[path = "control/rules.rs"]
 mod rules;
 #[path = "control/start.rs"]

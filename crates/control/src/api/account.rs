@@ -5,11 +5,26 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::envelope::{ApiError, Reply};
+use super::operation::{Operation, Style};
 use super::{Call, shape};
 
 /// Accounts on a page, if nothing is said.
 const PER_PAGE: u64 = 20;
 const MAX_PER_PAGE: u64 = 50;
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::get("/user", "Get the person of this credential", |_call| {
+        Box::pin(std::future::ready(Err(no_user())))
+    }),
+    Operation::get("/accounts", "List accounts", |call| Box::pin(list(call))).list(Style::Page, &["name"]),
+    Operation::post("/accounts", "Create an account: refused", |_call| {
+        Box::pin(std::future::ready(Err(made_elsewhere())))
+    }),
+    Operation::get("/accounts/{account}", "Get an account", |call| Box::pin(fetch(call))),
+    Operation::delete("/accounts/{account}", "Delete an account: refused", |_call| {
+        Box::pin(std::future::ready(Err(made_elsewhere())))
+    }),
+];
 
 /// API tokens stand for no person.
 pub(super) fn no_user() -> ApiError {

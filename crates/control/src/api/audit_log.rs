@@ -13,6 +13,7 @@ use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 
 use super::envelope::{ApiError, Reply};
+use super::operation::{Operation, Style};
 use super::path::Query;
 use super::{Call, shape};
 use crate::permission::{Area, Level};
@@ -27,9 +28,28 @@ const MAX_LOOKED_AT: usize = 20_000;
 /// Records that the older list counts and pages through.
 const MAX_LEGACY: usize = 100_000;
 
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::get("/accounts/{account}/logs/audit", "List audit records by cursor", |call| {
+        Box::pin(list(call))
+    })
+    .needs(Area::AuditLogs, Level::Read)
+    .list(Style::CursorAfter, &["since", "before", "direction"]),
+    Operation::get(
+        "/accounts/{account}/audit_logs",
+        "List audit records as older clients have them",
+        |call| Box::pin(legacy_list(call)),
+    )
+    .needs(Area::AuditLogs, Level::Read)
+    .list(Style::Page, &["since", "before", "direction"]),
+    Operation::get("/user/audit_logs", "List audit records as older clients have them", |call| {
+        Box::pin(legacy_list(call))
+    })
+    .needs(Area::AuditLogs, Level::Read)
+    .list(Style::Page, &["since", "before", "direction"]),
+];
+
 /// `A/logs/audit`: from `since` to `before`, by cursor.
 pub(super) async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::AuditLogs, Level::Read)?;
     let query = &call.query;
     let since = moment(query, "since")?.ok_or_else(|| required("since"))?;
     let before = moment(query, "before")?.ok_or_else(|| required("before"))?;
@@ -73,7 +93,6 @@ pub(super) async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
 
 /// `A/audit_logs`: page by page, newest first unless said otherwise.
 pub(super) async fn legacy_list(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::AuditLogs, Level::Read)?;
     let query = &call.query;
     let paging = query.paging(LIMIT, MAX_LIMIT)?;
     let filters = Filters::read(query, &LEGACY_FIELDS);

@@ -9,15 +9,17 @@ use adit_store::{ConfigSource, ConfigurationRow, TunnelRow};
 use serde_json::{Map, Value, json};
 
 use super::body::Family;
+use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
 use super::{Call, ingress, shape, tunnel};
-use crate::permission::{Area, Level};
 
 /// What a connector adds to its report beside its configuration (tunnel protocol, 4.2).
 const REPORT_FLAGS: &str = "__configuration_flags";
 
+/// The body of a configuration.
+pub(super) const PUT: &[Field] = &[Field::required("config", "an object with ingress rules", Shape::Any)];
+
 pub(super) async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Read)?;
     let row = tunnel::row(call, id).await?;
     Ok(Reply::One(match row.config_source {
         ConfigSource::Control => {
@@ -32,7 +34,6 @@ pub(super) async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> 
 }
 
 pub(super) async fn put(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Write)?;
     let id = tunnel::parse(id)?;
     let fields = call.fields(Family::Network)?;
     let config = fields.required("config", "an object with ingress rules", fields.value("config"))?;

@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use super::body::{self, Family};
 use super::envelope::{ApiError, Reply};
-use super::{Call, Verb, shape};
+use super::operation::{Operation, Style};
+use super::{Call, shape};
 use crate::permission::{Area, Level};
 
 const PER_PAGE: u64 = 50;
@@ -20,25 +21,84 @@ const MAX_PER_PAGE: u64 = 200;
 /// How many ids one request may name (contract D, 11.4).
 const MAX_IDS: usize = 200;
 
-pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
-    match (verb, segments) {
-        (Verb::Get, []) => legacy_list(call).await,
-        (Verb::Post, ["revoke"]) => legacy_mark(call, Mark::Revoke).await,
-        (Verb::Post, ["unrevoke"]) => legacy_mark(call, Mark::Unrevoke).await,
-        (Verb::Get, ["registrations"]) => registration_list(call).await,
-        (Verb::Delete, ["registrations"]) => mark(call, &ids(call)?, Mark::Delete).await,
-        (Verb::Post, ["registrations", "revoke"]) => mark(call, &ids(call)?, Mark::Revoke).await,
-        (Verb::Post, ["registrations", "unrevoke"]) => mark(call, &ids(call)?, Mark::Unrevoke).await,
-        (Verb::Get, ["registrations", id]) => registration_fetch(call, id).await,
-        (Verb::Delete, ["registrations", id]) => mark(call, &[parse(id)?], Mark::Delete).await,
-        (Verb::Get, ["physical-devices"]) => device_list(call).await,
-        (Verb::Get, ["physical-devices", id]) => device_fetch(call, id).await,
-        (Verb::Delete, ["physical-devices", id]) => device_delete(call, id).await,
-        (Verb::Post, ["physical-devices", id, "revoke"]) => device_revoke(call, id).await,
-        (Verb::Get, [id]) => legacy_fetch(call, id).await,
-        _ => Err(ApiError::no_route()),
-    }
-}
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::get("/accounts/{account}/devices", "List registrations as older clients have them", |call| {
+        Box::pin(legacy_list(call))
+    })
+    .needs(Area::ZeroTrust, Level::Read)
+    .list(Style::Single, &[]),
+    Operation::post(
+        "/accounts/{account}/devices/revoke",
+        "Revoke registrations or devices by an array of ids",
+        |call| Box::pin(legacy_mark(call, Mark::Revoke)),
+    )
+    .needs(Area::ZeroTrust, Level::Write)
+    .ids(),
+    Operation::post(
+        "/accounts/{account}/devices/unrevoke",
+        "Take back revocations by an array of ids",
+        |call| Box::pin(legacy_mark(call, Mark::Unrevoke)),
+    )
+    .needs(Area::ZeroTrust, Level::Write)
+    .ids(),
+    Operation::get(
+        "/accounts/{account}/devices/{id}",
+        "Get a registration as older clients have it",
+        |call| Box::pin(legacy_fetch(call, call.parameter("id"))),
+    )
+    .needs(Area::ZeroTrust, Level::Read),
+    Operation::get("/accounts/{account}/devices/registrations", "List registrations", |call| {
+        Box::pin(registration_list(call))
+    })
+    .needs(Area::ZeroTrust, Level::Read)
+    .list(Style::Cursor, &["id", "device.id", "user.id", "search", "status"]),
+    Operation::delete("/accounts/{account}/devices/registrations", "Delete registrations", |call| {
+        Box::pin(mark_named(call, Mark::Delete))
+    })
+    .needs(Area::ZeroTrust, Level::Write)
+    .query(&["id"]),
+    Operation::post("/accounts/{account}/devices/registrations/revoke", "Revoke registrations", |call| {
+        Box::pin(mark_named(call, Mark::Revoke))
+    })
+    .needs(Area::ZeroTrust, Level::Write)
+    .query(&["id"]),
+    Operation::post("/accounts/{account}/devices/registrations/unrevoke", "Take back revocations", |call| {
+        Box::pin(mark_named(call, Mark::Unrevoke))
+    })
+    .needs(Area::ZeroTrust, Level::Write)
+    .query(&["id"]),
+    Operation::get(
+        "/accounts/{account}/devices/registrations/{registration}",
+        "Get a registration",
+        |call| Box::pin(registration_fetch(call, call.parameter("registration"))),
+    )
+    .needs(Area::ZeroTrust, Level::Read),
+    Operation::delete(
+        "/accounts/{account}/devices/registrations/{registration}",
+        "Delete a registration",
+        |call| Box::pin(registration_delete(call, call.parameter("registration"))),
+    )
+    .needs(Area::ZeroTrust, Level::Write),
+    Operation::get("/accounts/{account}/devices/physical-devices", "List devices", |call| {
+        Box::pin(device_list(call))
+    })
+    .needs(Area::ZeroTrust, Level::Read)
+    .list(Style::Cursor, &[]),
+    Operation::get("/accounts/{account}/devices/physical-devices/{device}", "Get a device", |call| {
+        Box::pin(device_fetch(call, call.parameter("device")))
+    })
+    .needs(Area::ZeroTrust, Level::Read),
+    Operation::delete("/accounts/{account}/devices/physical-devices/{device}", "Delete a device", |call| {
+        Box::pin(device_delete(call, call.parameter("device")))
+    })
+    .needs(Area::ZeroTrust, Level::Write),
+    Operation::post(
+        "/accounts/{account}/devices/physical-devices/{device}/revoke",
+        "Revoke all registrations of a device",
+        |call| Box::pin(device_revoke(call, call.parameter("device"))),
+    )
+    .needs(Area::ZeroTrust, Level::Write),
+];
 
 /// What is done to registrations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +108,15 @@ enum Mark {
     Delete,
 }
 
+async fn mark_named(call: &Call<'_>, what: Mark) -> Result<Reply, ApiError> {
+    mark(call, &ids(call)?, what).await
+}
+
+async fn registration_delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    mark(call, &[parse(id)?], Mark::Delete).await
+}
+
 async fn mark(call: &Call<'_>, ids: &[RegistrationId], mark: Mark) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Write)?;
     let store = &call.control.0.store;
     let done = match mark {
         Mark::Revoke => store.registration_revoke(&call.actor, call.account, ids).await,
@@ -72,7 +139,6 @@ fn ids(call: &Call<'_>) -> Result<Vec<RegistrationId>, ApiError> {
 
 /// The legacy form: a JSON array of ids, each of a registration or of a device with all its registrations.
 async fn legacy_mark(call: &Call<'_>, what: Mark) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Write)?;
     let wrong = || {
         let message = format!("the body: expected an array of 1 to {MAX_IDS} ids");
         Family::Device.invalid(&message).at("")
@@ -102,7 +168,6 @@ async fn of_device(call: &Call<'_>, device: DeviceId) -> Result<Vec<Registration
 }
 
 async fn registration_list(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Read)?;
     let query = &call.query;
     let paging = query.paging(PER_PAGE, MAX_PER_PAGE)?;
     let filter = RegistrationFilter {
@@ -128,13 +193,11 @@ async fn registration_list(call: &Call<'_>) -> Result<Reply, ApiError> {
 }
 
 async fn registration_fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Read)?;
     let row = call.control.0.store.registration_fetch(call.account, parse(id)?).await.map_err(missing)?;
     Ok(Reply::One(registration_object(&row)))
 }
 
 async fn device_list(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Read)?;
     let paging = call.query.paging(PER_PAGE, MAX_PER_PAGE)?;
     let after = call.query.text("cursor").map(cursor).transpose()?;
     let window = Window { offset: 0, limit: paging.per_page() };
@@ -147,13 +210,11 @@ async fn device_list(call: &Call<'_>) -> Result<Reply, ApiError> {
 }
 
 async fn device_fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Read)?;
     let row = call.control.0.store.device_fetch(call.account, parse(id)?).await.map_err(missing)?;
     Ok(Reply::One(device_object(&row)))
 }
 
 async fn device_delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Write)?;
     let done = call.control.0.store.device_delete(&call.actor, call.account, parse(id)?).await;
     done.map_err(missing)?;
     Ok(Reply::One(Value::Null))
@@ -165,14 +226,12 @@ async fn device_revoke(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
 }
 
 async fn legacy_list(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Read)?;
     let filter = RegistrationFilter::default();
     let page = call.control.0.store.registration_list(call.account, &filter, Window::ALL).await?;
     Ok(Reply::single(page.rows.iter().map(legacy_object).collect()))
 }
 
 async fn legacy_fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Read)?;
     let row = call.control.0.store.registration_fetch(call.account, parse(id)?).await.map_err(missing)?;
     Ok(Reply::One(legacy_object(&row)))
 }

@@ -25,6 +25,8 @@ pub(crate) enum Reply {
         /// Which page it is.
         info: Value,
     },
+    /// A document that is no envelope: the API's own description.
+    Document(Value),
 }
 
 impl Reply {
@@ -48,6 +50,8 @@ pub(crate) struct ApiError {
     pub(crate) pointer: Option<String>,
     pub(crate) chain: Vec<(u32, &'static str)>,
     pub(crate) retry_after_seconds: Option<u64>,
+    /// What else is wrong with the same request.
+    pub(crate) also: Vec<ApiError>,
 }
 
 impl ApiError {
@@ -59,6 +63,7 @@ impl ApiError {
             pointer: None,
             chain: Vec::new(),
             retry_after_seconds: None,
+            also: Vec::new(),
         }
     }
 
@@ -141,6 +146,17 @@ struct Failure<'a> {
     source: Option<Source<'a>>,
 }
 
+impl<'a> Failure<'a> {
+    fn of(error: &'a ApiError) -> Self {
+        Self {
+            code: error.code,
+            message: &error.message,
+            error_chain: error.chain.iter().map(|(code, message)| Link { code: *code, message }).collect(),
+            source: error.pointer.as_deref().map(|pointer| Source { pointer }),
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Link<'a> {
     code: u32,
@@ -157,6 +173,7 @@ pub(crate) fn response(outcome: Result<Reply, ApiError>) -> Response<Body> {
     match outcome {
         Ok(Reply::One(result)) => success(&result, None),
         Ok(Reply::Many { rows, info }) => success(&Value::Array(rows), Some(&info)),
+        Ok(Reply::Document(document)) => json(StatusCode::OK, &document),
         Err(error) => failure(&error),
     }
 }
@@ -166,19 +183,9 @@ fn success(result: &Value, result_info: Option<&Value>) -> Response<Body> {
 }
 
 fn failure(error: &ApiError) -> Response<Body> {
-    let failure = Failure {
-        code: error.code,
-        message: &error.message,
-        error_chain: error.chain.iter().map(|(code, message)| Link { code: *code, message }).collect(),
-        source: error.pointer.as_deref().map(|pointer| Source { pointer }),
-    };
-    let envelope = Envelope {
-        success: false,
-        errors: &[failure],
-        messages: [],
-        result: &Value::Null,
-        result_info: None,
-    };
+    let failures: Vec<Failure<'_>> = std::iter::once(error).chain(&error.also).map(Failure::of).collect();
+    let envelope =
+        Envelope { success: false, errors: &failures, messages: [], result: &Value::Null, result_info: None };
     let mut response = json(error.status, &envelope);
     let headers = response.headers_mut();
     let again = matches!(error.status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
@@ -191,8 +198,8 @@ fn failure(error: &ApiError) -> Response<Body> {
     response
 }
 
-fn json(status: StatusCode, envelope: &Envelope<'_>) -> Response<Body> {
-    let body = serde_json::to_vec(envelope).expect("an envelope has text keys only");
+fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    let body = serde_json::to_vec(value).expect("an envelope has text keys only");
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -13,9 +13,11 @@ use serde_json::{Value, json};
 
 use self::item::{MAX_ITEMS, Repeated};
 use super::body::{Family, Fields};
+use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
+use super::operation::{Operation, Style};
 use super::selection::{Selected, select};
-use super::{Call, Verb, shape};
+use super::{Call, shape};
 use crate::permission::{Area, Level};
 
 /// Longest name, in characters.
@@ -30,21 +32,57 @@ const NAME: &str = "1 to 256 printable characters";
 const FILTERS: [&str; 3] = ["id", "name", "type"];
 const ORDERS: [&str; 4] = ["name", "created_at", "updated_at", "item_count"];
 
-pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
-    match (verb, segments) {
-        (Verb::Post, []) => create(call).await,
-        (Verb::Get, []) => list(call).await,
-        (Verb::Get, [id]) => fetch(call, id).await,
-        (Verb::Put, [id]) => replace(call, id).await,
-        (Verb::Patch, [id]) => change(call, id).await,
-        (Verb::Delete, [id]) => delete(call, id).await,
-        (Verb::Get, [id, "items"]) => items(call, id).await,
-        _ => Err(ApiError::no_route()),
-    }
-}
+const CREATE: &[Field] = &[
+    Field::required("name", NAME, Shape::Name(MAX_NAME)),
+    Field::required("type", KINDS, Shape::Text),
+    Field::optional("description", Shape::Comment(MAX_DESCRIPTION)),
+    Field::optional("items", Shape::Any),
+];
+
+const REPLACE: &[Field] = &[
+    Field::required("name", NAME, Shape::Name(MAX_NAME)),
+    Field::optional("type", Shape::Text),
+    Field::optional("description", Shape::Comment(MAX_DESCRIPTION)),
+    Field::optional("items", Shape::Any),
+];
+
+const CHANGE: &[Field] = &[Field::optional("append", Shape::Any), Field::optional("remove", Shape::Any)];
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::post("/accounts/{account}/gateway/lists", "Create a list", |call| Box::pin(create(call)))
+        .needs(Area::ZeroTrust, Level::Write)
+        .body(Family::List, CREATE),
+    Operation::get("/accounts/{account}/gateway/lists", "List lists", |call| Box::pin(list(call)))
+        .needs(Area::ZeroTrust, Level::Read)
+        .list(Style::Single, &["type", "search", "filter", "order_by", "direction"]),
+    Operation::get("/accounts/{account}/gateway/lists/{list}", "Get a list with its items", |call| {
+        Box::pin(fetch(call, call.parameter("list")))
+    })
+    .needs(Area::ZeroTrust, Level::Read),
+    Operation::put("/accounts/{account}/gateway/lists/{list}", "Replace a list", |call| {
+        Box::pin(replace(call, call.parameter("list")))
+    })
+    .needs(Area::ZeroTrust, Level::Write)
+    .body(Family::List, REPLACE),
+    Operation::patch(
+        "/accounts/{account}/gateway/lists/{list}",
+        "Add items to a list and take items away",
+        |call| Box::pin(change(call, call.parameter("list"))),
+    )
+    .needs(Area::ZeroTrust, Level::Write)
+    .body(Family::List, CHANGE),
+    Operation::delete("/accounts/{account}/gateway/lists/{list}", "Delete a list", |call| {
+        Box::pin(delete(call, call.parameter("list")))
+    })
+    .needs(Area::ZeroTrust, Level::Write),
+    Operation::get("/accounts/{account}/gateway/lists/{list}/items", "List the items of a list", |call| {
+        Box::pin(items(call, call.parameter("list")))
+    })
+    .needs(Area::ZeroTrust, Level::Read)
+    .list(Style::Page, &[]),
+];
 
 async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Write)?;
     let fields = call.fields(Family::List)?;
     let kind: Option<ListKind> = fields.parsed("type", KINDS)?;
     let kind = fields.required("type", KINDS, kind)?;
@@ -63,7 +101,6 @@ fn given_items(fields: &Fields, kind: ListKind) -> Result<Option<Vec<NewItem>>, 
 }
 
 async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Read)?;
     let kind: Option<ListKind> = call.query.parsed("type")?;
     let mut rows = call.control.0.store.list_list(call.account).await?;
     rows.retain(|row| kind.is_none_or(|kind| kind == row.kind));
@@ -72,7 +109,6 @@ async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
 }
 
 async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Read)?;
     whole(call, parse(id)?).await
 }
 
@@ -90,7 +126,6 @@ async fn whole(call: &Call<'_>, id: ListId) -> Result<Reply, ApiError> {
 }
 
 async fn replace(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Write)?;
     let id = parse(id)?;
     let fields = call.fields(Family::List)?;
     let store = &call.control.0.store;
@@ -110,7 +145,6 @@ async fn replace(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
 }
 
 async fn change(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Write)?;
     let id = parse(id)?;
     let fields = call.fields(Family::List)?;
     let store = &call.control.0.store;
@@ -126,7 +160,6 @@ async fn change(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
 }
 
 async fn delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Write)?;
     let done = call.control.0.store.list_delete(&call.actor, call.account, parse(id)?).await;
     done.map_err(|error| match error {
         ListDeleteError::NotFound => not_found(),
@@ -141,7 +174,6 @@ async fn delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
 /// Without `per_page` the first page is the whole list, and there is no second: an old client reads no further than the
 /// first, and a new one would read its rows twice (contract D, 4).
 async fn items(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Read)?;
     let id = parse(id)?;
     let store = &call.control.0.store;
     let paging = call.query.paging(PAGE, MAX_PAGE)?;

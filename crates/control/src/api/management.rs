@@ -14,9 +14,9 @@ use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::body::Family;
+use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
 use super::{Call, tunnel};
-use crate::permission::{Area, Level};
 
 /// The name of the secret that holds the key.
 const KEY: &str = "management-token-key";
@@ -24,6 +24,13 @@ const KEY: &str = "management-token-key";
 const LIFETIME_SECONDS: i64 = 3600;
 /// What tokens are made for.
 const RESOURCES: [&str; 3] = ["logs", "admin", "host_details"];
+
+/// The body of a request for a token.
+pub(super) const CREATE: &[Field] = &[Field::required(
+    "resources",
+    "an array of logs, admin or host_details",
+    Shape::List(&Shape::Text, 100, "an array of logs, admin or host_details"),
+)];
 
 /// `POST management` with `{"resources": [..]}`.
 pub(super) async fn create(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
@@ -48,7 +55,6 @@ pub(super) async fn create_for(call: &Call<'_>, id: &str, resource: &str) -> Res
 }
 
 async fn token(call: &Call<'_>, id: &str, resources: &[&str]) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Write)?;
     let tunnel = tunnel::row(call, id).await?;
     if tunnel.deleted_at.is_some() {
         return Err(tunnel::not_found());

@@ -10,8 +10,10 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::body::{Family, Fields};
+use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
-use super::{Call, Verb, path, shape, tunnel, virtual_network};
+use super::operation::{Operation, Style, Verb};
+use super::{Call, path, shape, tunnel, virtual_network};
 use crate::permission::{Area, Level};
 
 /// Longest comment, in characters.
@@ -19,33 +21,111 @@ const MAX_COMMENT: usize = 256;
 const PER_PAGE: u64 = 20;
 const MAX_PER_PAGE: u64 = 1000;
 
-pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
-    match (verb, segments) {
-        (Verb::Post, []) => create(call, None).await,
-        (Verb::Get, []) => list(call).await,
-        (Verb::Get, ["ip", address]) => lookup(call, address).await,
-        // A client that escapes what its caller had escaped already.
-        (_, ["network", network]) if network.contains('%') => {
-            by_network(call, verb, &path::unescaped(network).ok_or_else(not_found)?).await
-        }
-        (_, ["network", network]) => by_network(call, verb, network).await,
-        // Not escaped: two segments, the second of which is the prefix length.
-        (_, ["network", network, length]) => by_network(call, verb, &format!("{network}/{length}")).await,
-        (Verb::Get, [id]) => fetch(call, id).await,
-        (Verb::Patch, [id]) => {
-            call.need(Area::Tunnel, Level::Write)?;
-            update(call, parse(id)?).await
-        }
-        (Verb::Delete, [id]) => {
-            call.need(Area::Tunnel, Level::Write)?;
-            delete(call, parse(id)?).await
-        }
-        _ => Err(ApiError::no_route()),
-    }
-}
+const CREATE: &[Field] = &[
+    Field::required("network", "a network such as 10.0.0.0/8", Shape::Network),
+    Field::required("tunnel_id", "a UUID", Shape::Uuid),
+    Field::optional("comment", Shape::Comment(MAX_COMMENT)),
+    Field::optional("virtual_network_id", Shape::UuidOrEmpty),
+];
+
+const CREATE_BY_NETWORK: &[Field] = &[
+    Field::required("tunnel_id", "a UUID", Shape::Uuid),
+    Field::optional("comment", Shape::Comment(MAX_COMMENT)),
+    Field::optional("virtual_network_id", Shape::UuidOrEmpty),
+];
+
+const CHANGE: &[Field] = &[
+    Field::optional("network", Shape::Network),
+    Field::optional("tunnel_id", Shape::Uuid),
+    Field::optional("comment", Shape::Comment(MAX_COMMENT)),
+    Field::optional("virtual_network_id", Shape::UuidOrEmpty),
+];
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::post("/accounts/{account}/teamnet/routes", "Create a route", |call| {
+        Box::pin(create(call, None))
+    })
+    .needs(Area::Tunnel, Level::Write)
+    .body(Family::Network, CREATE),
+    Operation::get("/accounts/{account}/teamnet/routes", "List routes", |call| Box::pin(list(call)))
+        .needs(Area::Tunnel, Level::Read)
+        .list(
+            Style::Page,
+            &[
+                "comment",
+                "is_deleted",
+                "network_subset",
+                "network_superset",
+                "existed_at",
+                "tunnel_id",
+                "route_id",
+                "virtual_network_id",
+                "tun_types",
+            ],
+        ),
+    Operation::get("/accounts/{account}/teamnet/routes/ip/{ip}", "Find the route of an address", |call| {
+        Box::pin(lookup(call, call.parameter("ip")))
+    })
+    .needs(Area::Tunnel, Level::Read)
+    .query(&["virtual_network_id"]),
+    Operation::get("/accounts/{account}/teamnet/routes/{route}", "Get a route", |call| {
+        Box::pin(fetch(call, call.parameter("route")))
+    })
+    .needs(Area::Tunnel, Level::Read),
+    Operation::patch("/accounts/{account}/teamnet/routes/{route}", "Change a route", |call| {
+        Box::pin(update_by_id(call, call.parameter("route")))
+    })
+    .needs(Area::Tunnel, Level::Write)
+    .body(Family::Network, CHANGE),
+    Operation::delete("/accounts/{account}/teamnet/routes/{route}", "Delete a route", |call| {
+        Box::pin(delete_by_id(call, call.parameter("route")))
+    })
+    .needs(Area::Tunnel, Level::Write),
+    Operation::post(
+        "/accounts/{account}/teamnet/routes/network/{network}",
+        "Create a route by its network",
+        |call| Box::pin(by_network(call, Verb::Post)),
+    )
+    .needs(Area::Tunnel, Level::Write)
+    .body(Family::Network, CREATE_BY_NETWORK),
+    Operation::patch(
+        "/accounts/{account}/teamnet/routes/network/{network}",
+        "Change a route by its network",
+        |call| Box::pin(by_network(call, Verb::Patch)),
+    )
+    .needs(Area::Tunnel, Level::Write)
+    .body(Family::Network, CHANGE),
+    Operation::delete(
+        "/accounts/{account}/teamnet/routes/network/{network}",
+        "Delete a route by its network",
+        |call| Box::pin(by_network(call, Verb::Delete)),
+    )
+    .needs(Area::Tunnel, Level::Write)
+    .query(&["virtual_network_id", "tunnel_id"]),
+    Operation::post(
+        "/accounts/{account}/teamnet/routes/network/{network}/{length}",
+        "Create a route by its network",
+        |call| Box::pin(by_network(call, Verb::Post)),
+    )
+    .needs(Area::Tunnel, Level::Write)
+    .body(Family::Network, CREATE_BY_NETWORK),
+    Operation::patch(
+        "/accounts/{account}/teamnet/routes/network/{network}/{length}",
+        "Change a route by its network",
+        |call| Box::pin(by_network(call, Verb::Patch)),
+    )
+    .needs(Area::Tunnel, Level::Write)
+    .body(Family::Network, CHANGE),
+    Operation::delete(
+        "/accounts/{account}/teamnet/routes/network/{network}/{length}",
+        "Delete a route by its network",
+        |call| Box::pin(by_network(call, Verb::Delete)),
+    )
+    .needs(Area::Tunnel, Level::Write)
+    .query(&["virtual_network_id", "tunnel_id"]),
+];
 
 async fn create(call: &Call<'_>, network: Option<&str>) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Write)?;
     let fields = call.fields(Family::Network)?;
     let written = match network {
         Some(network) => network,
@@ -94,7 +174,6 @@ fn virtual_network_id(fields: &Fields) -> Result<Option<VirtualNetworkId>, ApiEr
 }
 
 async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Read)?;
     let query = &call.query;
     let paging = query.paging(PER_PAGE, MAX_PER_PAGE)?;
     let filter = RouteFilter {
@@ -117,9 +196,16 @@ async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
 }
 
 async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Read)?;
     let row = call.control.0.store.route_fetch(call.account, parse(id)?).await.map_err(missing)?;
     Ok(Reply::One(object(&row)))
+}
+
+async fn update_by_id(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    update(call, parse(id)?).await
+}
+
+async fn delete_by_id(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    delete(call, parse(id)?).await
 }
 
 async fn update(call: &Call<'_>, id: RouteId) -> Result<Reply, ApiError> {
@@ -141,7 +227,6 @@ async fn delete(call: &Call<'_>, id: RouteId) -> Result<Reply, ApiError> {
 
 /// The longest prefix that holds an address; none is `null`, not 404 (contract D, 6.4).
 async fn lookup(call: &Call<'_>, address: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Read)?;
     let store = &call.control.0.store;
     let address: IpAddr = address.parse().map_err(|_| {
         Family::Network.invalid("ip: expected an address such as 10.0.0.1 or 2001:db8::1, no network")
@@ -156,17 +241,20 @@ async fn lookup(call: &Call<'_>, address: &str) -> Result<Reply, ApiError> {
 }
 
 /// `network/{cidr}`: what the 2022 provider uses to create, change and delete.
-async fn by_network(call: &Call<'_>, verb: Verb, network: &str) -> Result<Reply, ApiError> {
+async fn by_network(call: &Call<'_>, verb: Verb) -> Result<Reply, ApiError> {
+    let network = call.parameter("network");
+    let network = match call.parameter("length") {
+        // A client that escapes what its caller had escaped already.
+        "" if network.contains('%') => path::unescaped(network).ok_or_else(not_found)?,
+        "" => network.to_owned(),
+        // Not escaped: two segments, the second of which is the prefix length.
+        length => format!("{network}/{length}"),
+    };
+    let network = network.as_str();
     match verb {
         Verb::Post => create(call, Some(network)).await,
-        Verb::Patch => {
-            call.need(Area::Tunnel, Level::Write)?;
-            update(call, resolve(call, network).await?).await
-        }
-        Verb::Delete => {
-            call.need(Area::Tunnel, Level::Write)?;
-            delete(call, resolve(call, network).await?).await
-        }
+        Verb::Patch => update(call, resolve(call, network).await?).await,
+        Verb::Delete => delete(call, resolve(call, network).await?).await,
         Verb::Get | Verb::Put => Err(ApiError::no_route()),
     }
 }

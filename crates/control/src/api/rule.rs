@@ -16,9 +16,11 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use super::body::Family;
+use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
+use super::operation::{Operation, Style};
 use super::selection::{Selected, select};
-use super::{Call, Verb, shape};
+use super::{Call, shape};
 use crate::permission::{Area, Level};
 
 /// What every enabled rule says of itself, until rules decide.
@@ -27,21 +29,58 @@ const NOT_ENFORCED: &str = "not enforced: this version stores rules and does not
 const FILTERS: [&str; 6] = ["id", "name", "action", "filter", "filters", "enabled"];
 const ORDERS: [&str; 4] = ["name", "created_at", "updated_at", "precedence"];
 
-pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
-    match (verb, segments) {
-        (Verb::Post, []) => create(call).await,
-        (Verb::Get, []) => list(call).await,
-        (Verb::Get, ["tenant"]) => tenant(call),
-        (Verb::Get, [id]) => fetch(call, id).await,
-        (Verb::Put, [id]) => replace(call, id).await,
-        (Verb::Delete, [id]) => delete(call, id).await,
-        (Verb::Post, [id, "reset_expiration"]) => reset_expiration(call, id).await,
-        _ => Err(ApiError::no_route()),
-    }
-}
+/// What a rule may say; [`content`] reads it and knows which parts go together.
+const RULE: &[Field] = &[
+    Field::optional("name", Shape::Any),
+    Field::optional("description", Shape::Any),
+    Field::optional("enabled", Shape::Any),
+    Field::optional("action", Shape::Any),
+    Field::optional("filters", Shape::Any),
+    Field::optional("traffic", Shape::Any),
+    Field::optional("identity", Shape::Any),
+    Field::optional("device_posture", Shape::Any),
+    Field::optional("precedence", Shape::Any),
+    Field::optional("rule_settings", Shape::Any),
+    Field::optional("schedule", Shape::Any),
+    Field::optional("expiration", Shape::Any),
+];
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::post("/accounts/{account}/gateway/rules", "Create a rule", |call| Box::pin(create(call)))
+        .needs(Area::ZeroTrust, Level::Write)
+        .body(Family::Rule, RULE),
+    Operation::get("/accounts/{account}/gateway/rules", "List rules", |call| Box::pin(list(call)))
+        .needs(Area::ZeroTrust, Level::Read)
+        .list(Style::Single, &["search", "filter", "order_by", "direction"]),
+    Operation::get(
+        "/accounts/{account}/gateway/rules/tenant",
+        "List the rules that another account shares",
+        |_call| Box::pin(std::future::ready(Ok(tenant()))),
+    )
+    .needs(Area::ZeroTrust, Level::Read)
+    .list(Style::Single, &[]),
+    Operation::get("/accounts/{account}/gateway/rules/{rule}", "Get a rule", |call| {
+        Box::pin(fetch(call, call.parameter("rule")))
+    })
+    .needs(Area::ZeroTrust, Level::Read),
+    Operation::put("/accounts/{account}/gateway/rules/{rule}", "Replace a rule", |call| {
+        Box::pin(replace(call, call.parameter("rule")))
+    })
+    .needs(Area::ZeroTrust, Level::Write)
+    .body(Family::Rule, RULE),
+    Operation::delete("/accounts/{account}/gateway/rules/{rule}", "Delete a rule", |call| {
+        Box::pin(delete(call, call.parameter("rule")))
+    })
+    .needs(Area::ZeroTrust, Level::Write),
+    Operation::post(
+        "/accounts/{account}/gateway/rules/{rule}/reset_expiration",
+        "Let a rule hold for its duration again",
+        |call| Box::pin(reset_expiration(call, call.parameter("rule"))),
+    )
+    .needs(Area::ZeroTrust, Level::Write),
+];
 
 async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Write)?;
     let fields = call.fields(Family::Rule)?;
     let new = content::read(call, &fields, None).await?;
     let made = call.control.0.store.rule_create(&call.actor, call.account, new).await;
@@ -49,26 +88,22 @@ async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
 }
 
 async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Read)?;
     let rows = call.control.0.store.rule_list(call.account).await?;
     let rows = select(rows, &call.query, Family::Rule, (&FILTERS, &ORDERS))?;
     Ok(Reply::single(rows.iter().map(object).collect()))
 }
 
 /// Rules that another account shares with this one: there are none.
-fn tenant(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Read)?;
-    Ok(Reply::single(Vec::new()))
+fn tenant() -> Reply {
+    Reply::single(Vec::new())
 }
 
 async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Read)?;
     let row = call.control.0.store.rule_fetch(call.account, parse(id)?).await;
     Ok(Reply::One(object(&row.map_err(missing)?)))
 }
 
 async fn replace(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Write)?;
     let id = parse(id)?;
     let fields = call.fields(Family::Rule)?;
     let store = &call.control.0.store;
@@ -79,13 +114,11 @@ async fn replace(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
 }
 
 async fn delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Write)?;
     call.control.0.store.rule_delete(&call.actor, call.account, parse(id)?).await.map_err(missing)?;
     Ok(Reply::One(json!({})))
 }
 
 async fn reset_expiration(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ZeroTrust, Level::Write)?;
     let done = call.control.0.store.rule_expiration_reset(&call.actor, call.account, parse(id)?).await;
     Ok(Reply::One(object(&done.map_err(write_error)?.value)))
 }

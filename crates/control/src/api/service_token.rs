@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::body::{Family, Fields};
+use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
-use super::{Call, Verb, shape};
+use super::operation::{Operation, Style};
+use super::{Call, shape};
 use crate::install::random;
 use crate::permission::{Area, Level};
 
@@ -21,21 +23,92 @@ const DEFAULT_DURATION: &str = "8760h";
 /// The duration that never ends.
 const FOREVER: &str = "forever";
 
-pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
-    match (verb, segments) {
-        (Verb::Post, []) => create(call).await,
-        (Verb::Get, []) => list(call).await,
-        (Verb::Get, [id]) => fetch(call, id).await,
-        (Verb::Put, [id]) => update(call, id).await,
-        (Verb::Delete, [id]) => delete(call, id).await,
-        (Verb::Post, [id, "rotate"]) => rotate(call, id).await,
-        (Verb::Post, [id, "refresh"]) => refresh(call, id).await,
-        _ => Err(ApiError::no_route()),
-    }
-}
+const CREATE: &[Field] = &[
+    Field::required("name", "1 to 256 printable characters", Shape::Name(MAX_NAME)),
+    Field::optional("duration", Shape::Text),
+    Field::optional("client_secret_version", Shape::Count),
+    Field::optional("enabled", Shape::Flag),
+];
+
+const CHANGE: &[Field] = &[
+    Field::optional("name", Shape::Name(MAX_NAME)),
+    Field::optional("duration", Shape::Text),
+    Field::optional("client_secret_version", Shape::Count),
+    Field::optional("previous_client_secret_expires_at", Shape::Time),
+    Field::optional("enabled", Shape::Flag),
+];
+
+const ROTATE: &[Field] = &[Field::optional("previous_client_secret_expires_at", Shape::Time)];
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::post("/accounts/{account}/access/service_tokens", "Create a service token", |call| {
+        Box::pin(create(call))
+    })
+    .needs(Area::ServiceTokens, Level::Write)
+    .body(Family::Access, CREATE),
+    Operation::get("/accounts/{account}/access/service_tokens", "List service tokens", |call| {
+        Box::pin(list(call))
+    })
+    .needs(Area::ServiceTokens, Level::Read)
+    .list(Style::Page, &["name"]),
+    Operation::get(
+        "/accounts/{account}/access/service_tokens/{service_token}",
+        "Get a service token",
+        |call| Box::pin(fetch(call, call.parameter("service_token"))),
+    )
+    .needs(Area::ServiceTokens, Level::Read),
+    Operation::put(
+        "/accounts/{account}/access/service_tokens/{service_token}",
+        "Change a service token",
+        |call| Box::pin(update(call, call.parameter("service_token"))),
+    )
+    .needs(Area::ServiceTokens, Level::Write)
+    .body(Family::Access, CHANGE),
+    Operation::delete(
+        "/accounts/{account}/access/service_tokens/{service_token}",
+        "Delete a service token",
+        |call| Box::pin(delete(call, call.parameter("service_token"))),
+    )
+    .needs(Area::ServiceTokens, Level::Write),
+    Operation::post("/zones/{zone}/access/service_tokens", "Create a service token", |call| {
+        Box::pin(create(call))
+    })
+    .needs(Area::ServiceTokens, Level::Write)
+    .body(Family::Access, CREATE),
+    Operation::get("/zones/{zone}/access/service_tokens", "List service tokens", |call| Box::pin(list(call)))
+        .needs(Area::ServiceTokens, Level::Read)
+        .list(Style::Page, &["name"]),
+    Operation::get("/zones/{zone}/access/service_tokens/{service_token}", "Get a service token", |call| {
+        Box::pin(fetch(call, call.parameter("service_token")))
+    })
+    .needs(Area::ServiceTokens, Level::Read),
+    Operation::put("/zones/{zone}/access/service_tokens/{service_token}", "Change a service token", |call| {
+        Box::pin(update(call, call.parameter("service_token")))
+    })
+    .needs(Area::ServiceTokens, Level::Write)
+    .body(Family::Access, CHANGE),
+    Operation::delete(
+        "/zones/{zone}/access/service_tokens/{service_token}",
+        "Delete a service token",
+        |call| Box::pin(delete(call, call.parameter("service_token"))),
+    )
+    .needs(Area::ServiceTokens, Level::Write),
+    Operation::post(
+        "/accounts/{account}/access/service_tokens/{service_token}/rotate",
+        "Make a new secret for a service token",
+        |call| Box::pin(rotate(call, call.parameter("service_token"))),
+    )
+    .needs(Area::ServiceTokens, Level::Write)
+    .body(Family::Access, ROTATE),
+    Operation::post(
+        "/accounts/{account}/access/service_tokens/{service_token}/refresh",
+        "Make a service token good for its duration again",
+        |call| Box::pin(refresh(call, call.parameter("service_token"))),
+    )
+    .needs(Area::ServiceTokens, Level::Write),
+];
 
 async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::ServiceTokens, Level::Write)?;
     let fields = call.fields(Family::Access)?;
     let name = fields.required("name", "1 to 256 printable characters", fields.name("name", MAX_NAME)?)?;
     let (duration, expires_at) = match duration(&fields)? {
@@ -57,7 +130,6 @@ async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
 }
 
 async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::ServiceTokens, Level::Read)?;
     let paging = call.query.paging(PER_PAGE, MAX_PER_PAGE)?;
     let name = call.query.text("name");
     let page = call.control.0.store.service_token_list(call.account, name, paging.window()).await?;
@@ -67,14 +139,12 @@ async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
 }
 
 async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ServiceTokens, Level::Read)?;
     let row = call.control.0.store.service_token_fetch(call.account, parse(id)?).await.map_err(missing)?;
     Ok(Reply::One(object(&row)))
 }
 
 /// Changes fields; a higher `client_secret_version` makes a new secret too.
 async fn update(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ServiceTokens, Level::Write)?;
     let id = parse(id)?;
     let fields = call.fields(Family::Access)?;
     let store = &call.control.0.store;
@@ -103,7 +173,6 @@ async fn update(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
 }
 
 async fn rotate(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ServiceTokens, Level::Write)?;
     let id = parse(id)?;
     let fields = call.fields(Family::Access)?;
     let (secret, hash) = new_secret()?;
@@ -115,7 +184,6 @@ async fn rotate(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
 
 /// Makes a token good for its duration from now on.
 async fn refresh(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ServiceTokens, Level::Write)?;
     let id = parse(id)?;
     let store = &call.control.0.store;
     let old = store.service_token_fetch(call.account, id).await.map_err(missing)?;
@@ -125,7 +193,6 @@ async fn refresh(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
 }
 
 async fn delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ServiceTokens, Level::Write)?;
     let done = call.control.0.store.service_token_delete(&call.actor, call.account, parse(id)?).await;
     Ok(Reply::One(object(&done.map_err(missing)?.value)))
 }

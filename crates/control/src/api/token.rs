@@ -9,8 +9,10 @@ use time::OffsetDateTime;
 
 use super::auth::Standing;
 use super::body::{Family, Fields};
+use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
-use super::{Call, Verb, shape};
+use super::operation::{Operation, Style};
+use super::{Call, shape};
 use crate::install::new_api_token;
 use crate::permission::{self, Area, GROUPS, Level};
 
@@ -30,35 +32,90 @@ pub(super) fn verify(call: &Call<'_>) -> Reply {
     }))
 }
 
-pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
-    match (verb, segments) {
-        (Verb::Get, ["verify"]) => Ok(verify(call)),
-        // A token that is not good may only ask whether it is.
-        _ if call.principal.standing != Standing::Active => {
-            Err(ApiError::new(StatusCode::UNAUTHORIZED, 10000, "Authentication error"))
-        }
-        (Verb::Get, ["permission_groups"]) => groups(call),
-        (Verb::Get, []) => list(call).await,
-        (Verb::Post, []) => create(call).await,
-        (Verb::Get, [id]) => fetch(call, id).await,
-        (Verb::Put, [id]) => update(call, id).await,
-        (Verb::Delete, [id]) => revoke(call, id).await,
-        (Verb::Put, [id, "value"]) => roll(call, id).await,
-        _ => Err(ApiError::no_route()),
-    }
-}
+const TOKEN: &[Field] = &[
+    Field::required("name", "a text", Shape::Name(MAX_NAME)),
+    Field::required("policies", "an array of policies", Shape::Any),
+    Field::optional("condition", Shape::Any),
+    Field::optional("status", Shape::OneOf(&["active", "disabled"])),
+    Field::optional("not_before", Shape::Time),
+    Field::optional("expires_on", Shape::Time),
+];
 
-fn groups(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::ApiTokens, Level::Read)?;
-    let name = call.query.text("name");
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::get("/accounts/{account}/tokens/verify", "Tell whether this token is good", |call| {
+        Box::pin(std::future::ready(Ok(verify(call))))
+    }),
+    Operation::get("/accounts/{account}/tokens/permission_groups", "List permission groups", |call| {
+        Box::pin(std::future::ready(Ok(groups(call))))
+    })
+    .needs(Area::ApiTokens, Level::Read)
+    .list(Style::Single, &["name", "scope"]),
+    Operation::get("/accounts/{account}/tokens", "List API tokens", |call| Box::pin(list(call)))
+        .needs(Area::ApiTokens, Level::Read)
+        .list(Style::Page, &[]),
+    Operation::post("/accounts/{account}/tokens", "Create an API token", |call| Box::pin(create(call)))
+        .needs(Area::ApiTokens, Level::Write)
+        .body(Family::Network, TOKEN),
+    Operation::get("/accounts/{account}/tokens/{token}", "Get an API token", |call| {
+        Box::pin(fetch(call, call.parameter("token")))
+    })
+    .needs(Area::ApiTokens, Level::Read),
+    Operation::put("/accounts/{account}/tokens/{token}", "Replace an API token", |call| {
+        Box::pin(update(call, call.parameter("token")))
+    })
+    .needs(Area::ApiTokens, Level::Write)
+    .body(Family::Network, TOKEN),
+    Operation::delete("/accounts/{account}/tokens/{token}", "Delete an API token", |call| {
+        Box::pin(revoke(call, call.parameter("token")))
+    })
+    .needs(Area::ApiTokens, Level::Write),
+    Operation::put("/accounts/{account}/tokens/{token}/value", "Make a new value for an API token", |call| {
+        Box::pin(roll(call, call.parameter("token")))
+    })
+    .needs(Area::ApiTokens, Level::Write),
+    Operation::get("/user/tokens/verify", "Tell whether this token is good", |call| {
+        Box::pin(std::future::ready(Ok(verify(call))))
+    }),
+    Operation::get("/user/tokens/permission_groups", "List permission groups", |call| {
+        Box::pin(std::future::ready(Ok(groups(call))))
+    })
+    .needs(Area::ApiTokens, Level::Read)
+    .list(Style::Single, &["name", "scope"]),
+    Operation::get("/user/tokens", "List API tokens", |call| Box::pin(list(call)))
+        .needs(Area::ApiTokens, Level::Read)
+        .list(Style::Page, &[]),
+    Operation::post("/user/tokens", "Create an API token", |call| Box::pin(create(call)))
+        .needs(Area::ApiTokens, Level::Write)
+        .body(Family::Network, TOKEN),
+    Operation::get("/user/tokens/{token}", "Get an API token", |call| {
+        Box::pin(fetch(call, call.parameter("token")))
+    })
+    .needs(Area::ApiTokens, Level::Read),
+    Operation::put("/user/tokens/{token}", "Replace an API token", |call| {
+        Box::pin(update(call, call.parameter("token")))
+    })
+    .needs(Area::ApiTokens, Level::Write)
+    .body(Family::Network, TOKEN),
+    Operation::delete("/user/tokens/{token}", "Delete an API token", |call| {
+        Box::pin(revoke(call, call.parameter("token")))
+    })
+    .needs(Area::ApiTokens, Level::Write),
+    Operation::put("/user/tokens/{token}/value", "Make a new value for an API token", |call| {
+        Box::pin(roll(call, call.parameter("token")))
+    })
+    .needs(Area::ApiTokens, Level::Write),
+];
+
+fn groups(call: &Call<'_>) -> Reply {
+    let (name, wanted) = (call.query.text("name"), call.query.text("scope"));
     let scope = "com.cloudflare.api.account";
-    let groups = GROUPS.iter().filter(|group| name.is_none_or(|name| group.name == name));
+    let in_scope = wanted.is_none_or(|wanted| wanted == scope);
+    let groups = GROUPS.iter().filter(|group| in_scope && name.is_none_or(|name| group.name == name));
     let rows = groups.map(|group| json!({ "id": group.id, "name": group.name, "scopes": [scope] })).collect();
-    Ok(Reply::single(rows))
+    Reply::single(rows)
 }
 
 async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::ApiTokens, Level::Read)?;
     let paging = call.query.paging(PER_PAGE, MAX_PER_PAGE)?;
     let page = call.control.0.store.token_list(call.account, paging.window()).await?;
     let rows: Vec<Value> = page.rows.iter().map(object).collect();
@@ -67,7 +124,6 @@ async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
 }
 
 async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::ApiTokens, Level::Write)?;
     let wanted = read(&call.fields(Family::Network)?)?;
     let value = new_value()?;
     let new = NewToken {
@@ -85,20 +141,17 @@ async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
 }
 
 async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ApiTokens, Level::Read)?;
     let row = call.control.0.store.token_fetch(call.account, parse(id)?).await.map_err(missing)?;
     Ok(Reply::One(object(&row)))
 }
 
 async fn update(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ApiTokens, Level::Write)?;
     let edit = read(&call.fields(Family::Network)?)?;
     let done = call.control.0.store.token_update(&call.actor, call.account, parse(id)?, edit).await;
     Ok(Reply::One(object(&done.map_err(missing)?.value)))
 }
 
 async fn roll(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ApiTokens, Level::Write)?;
     let value = new_value()?;
     let hash = SecretHash::of(value.as_bytes());
     let done = call.control.0.store.token_roll(&call.actor, call.account, parse(id)?, hash).await;
@@ -107,7 +160,6 @@ async fn roll(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
 }
 
 async fn revoke(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::ApiTokens, Level::Write)?;
     let done = call.control.0.store.token_revoke(&call.actor, call.account, parse(id)?).await;
     let row = done.map_err(missing)?.value;
     Ok(Reply::One(json!({ "id": row.id.uuid().simple().to_string() })))

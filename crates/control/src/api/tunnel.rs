@@ -14,8 +14,10 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::body::{Family, Fields};
+use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
-use super::{Call, Verb, configuration, management, shape};
+use super::operation::{Operation, Style};
+use super::{Call, configuration, management, shape};
 use crate::install;
 use crate::live::Live;
 use crate::permission::{Area, Level};
@@ -32,27 +34,109 @@ const HEALTHY_CONNECTIONS: usize = 2;
 /// The only kind of tunnel there is yet.
 const KIND: &str = "cfd_tunnel";
 
-pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
-    match (verb, segments) {
-        (Verb::Post, []) => create(call).await,
-        (Verb::Get, []) => list(call).await,
-        (Verb::Get, [id]) => fetch(call, id).await,
-        (Verb::Patch, [id]) => update(call, id).await,
-        (Verb::Delete, [id]) => delete(call, id).await,
-        (Verb::Get, [id, "connections"]) => connections(call, id).await,
-        (Verb::Get, [id, "connectors", connector]) => connector_fetch(call, id, connector).await,
-        (Verb::Delete, [id, "connections"]) => connections_close(call, id).await,
-        (Verb::Get, [id, "configurations"]) => configuration::fetch(call, id).await,
-        (Verb::Put, [id, "configurations"]) => configuration::put(call, id).await,
-        (Verb::Post, [id, "management"]) => management::create(call, id).await,
-        (Verb::Post, [id, "management", resource]) => management::create_for(call, id, resource).await,
-        (Verb::Get, [id, "token"]) => token_fetch(call, id).await,
-        _ => Err(ApiError::no_route()),
-    }
-}
+/// What narrows a list of tunnels.
+const FILTERS: &[&str] = &[
+    "name",
+    "name_prefix",
+    "include_prefix",
+    "exclude_prefix",
+    "uuid",
+    "is_deleted",
+    "status",
+    "existed_at",
+    "was_active_at",
+    "was_inactive_at",
+    "tun_types",
+];
+
+const CREATE: &[Field] = &[
+    Field::required("name", "1 to 100 printable characters", Shape::Name(MAX_NAME)),
+    Field::optional("tunnel_secret", Shape::Secret(SECRET_EXPECTED)),
+    Field::optional("config_src", Shape::OneOf(&["local", "cloudflare"])),
+];
+
+const CHANGE: &[Field] = &[
+    Field::optional("name", Shape::Name(MAX_NAME)),
+    Field::optional("tunnel_secret", Shape::Secret(SECRET_EXPECTED)),
+];
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::post("/accounts/{account}/cfd_tunnel", "Create a tunnel", |call| Box::pin(create(call)))
+        .needs(Area::Tunnel, Level::Write)
+        .body(Family::Network, CREATE),
+    Operation::get("/accounts/{account}/cfd_tunnel", "List tunnels", |call| Box::pin(list(call)))
+        .needs(Area::Tunnel, Level::Read)
+        .list(Style::Page, FILTERS),
+    Operation::get("/accounts/{account}/tunnels", "List tunnels of every kind", |call| Box::pin(list(call)))
+        .needs(Area::Tunnel, Level::Read)
+        .list(Style::Page, FILTERS),
+    Operation::get("/accounts/{account}/cfd_tunnel/{tunnel}", "Get a tunnel", |call| {
+        Box::pin(fetch(call, call.parameter("tunnel")))
+    })
+    .needs(Area::Tunnel, Level::Read),
+    Operation::patch("/accounts/{account}/cfd_tunnel/{tunnel}", "Change a tunnel", |call| {
+        Box::pin(update(call, call.parameter("tunnel")))
+    })
+    .needs(Area::Tunnel, Level::Write)
+    .body(Family::Network, CHANGE),
+    Operation::delete("/accounts/{account}/cfd_tunnel/{tunnel}", "Delete a tunnel", |call| {
+        Box::pin(delete(call, call.parameter("tunnel")))
+    })
+    .needs(Area::Tunnel, Level::Write)
+    .query(&["cascade"]),
+    Operation::get(
+        "/accounts/{account}/cfd_tunnel/{tunnel}/connections",
+        "List a tunnel's connectors",
+        |call| Box::pin(connections(call, call.parameter("tunnel"))),
+    )
+    .needs(Area::Tunnel, Level::Read)
+    .list(Style::Single, &[]),
+    Operation::delete(
+        "/accounts/{account}/cfd_tunnel/{tunnel}/connections",
+        "Close a tunnel's connections",
+        |call| Box::pin(connections_close(call, call.parameter("tunnel"))),
+    )
+    .needs(Area::Tunnel, Level::Write)
+    .query(&["client_id"]),
+    Operation::get(
+        "/accounts/{account}/cfd_tunnel/{tunnel}/connectors/{connector}",
+        "Get a connector",
+        |call| Box::pin(connector_fetch(call, call.parameter("tunnel"), call.parameter("connector"))),
+    )
+    .needs(Area::Tunnel, Level::Read),
+    Operation::get(
+        "/accounts/{account}/cfd_tunnel/{tunnel}/configurations",
+        "Get a tunnel's configuration",
+        |call| Box::pin(configuration::fetch(call, call.parameter("tunnel"))),
+    )
+    .needs(Area::Tunnel, Level::Read),
+    Operation::put(
+        "/accounts/{account}/cfd_tunnel/{tunnel}/configurations",
+        "Replace a tunnel's configuration",
+        |call| Box::pin(configuration::put(call, call.parameter("tunnel"))),
+    )
+    .needs(Area::Tunnel, Level::Write)
+    .body(Family::Network, configuration::PUT),
+    Operation::post(
+        "/accounts/{account}/cfd_tunnel/{tunnel}/management",
+        "Make a token for what connectors tell",
+        |call| Box::pin(management::create(call, call.parameter("tunnel"))),
+    )
+    .needs(Area::Tunnel, Level::Write)
+    .body(Family::Network, management::CREATE),
+    Operation::post(
+        "/accounts/{account}/cfd_tunnel/{tunnel}/management/{resource}",
+        "Make a token for one thing that connectors tell",
+        |call| Box::pin(management::create_for(call, call.parameter("tunnel"), call.parameter("resource"))),
+    )
+    .needs(Area::Tunnel, Level::Write),
+    Operation::get("/accounts/{account}/cfd_tunnel/{tunnel}/token", "Get a tunnel's token", |call| {
+        Box::pin(token_fetch(call, call.parameter("tunnel")))
+    })
+    .needs(Area::Tunnel, Level::Write),
+];
 
 async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Write)?;
     let fields = call.fields(Family::Network)?;
     let name = fields.required("name", "1 to 100 printable characters", name(&fields)?)?;
     let secret = match fields.secret("tunnel_secret", SECRET_BYTES, SECRET_EXPECTED)? {
@@ -97,7 +181,6 @@ fn random_secret() -> Result<Vec<u8>, ApiError> {
 
 /// The list, of `A/cfd_tunnel` and `A/tunnels`.
 pub(super) async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Read)?;
     let query = &call.query;
     let paging = query.paging(PER_PAGE, MAX_PER_PAGE)?;
     let filter = TunnelFilter {
@@ -151,13 +234,11 @@ pub(super) fn of_kind(kinds: &[&str]) -> bool {
 }
 
 async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Read)?;
     let row = row(call, id).await?;
     Ok(Reply::One(object(&row, &call.control.live())))
 }
 
 async fn update(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Write)?;
     let id = parse(id)?;
     let fields = call.fields(Family::Network)?;
     let secret = fields.secret("tunnel_secret", SECRET_BYTES, SECRET_EXPECTED)?;
@@ -167,7 +248,6 @@ async fn update(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
 }
 
 async fn delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Write)?;
     let id = parse(id)?;
     let store = &call.control.0.store;
     let cascade = if call.query.flag("cascade")? == Some(true) { Cascade::Delete } else { Cascade::Refuse };
@@ -192,13 +272,11 @@ async fn delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
 }
 
 async fn connections(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Read)?;
     let id = known(call, id).await?;
     Ok(Reply::single(connectors(&call.control.live().of(id))))
 }
 
 async fn connector_fetch(call: &Call<'_>, id: &str, connector: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Read)?;
     let id = known(call, id).await?;
     let missing = || ApiError::new(StatusCode::NOT_FOUND, 1003, "Connector not found");
     let connector: ConnectorId = connector.parse().map_err(|_| missing())?;
@@ -214,7 +292,6 @@ async fn connector_fetch(call: &Call<'_>, id: &str, connector: &str) -> Result<R
 }
 
 async fn connections_close(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Write)?;
     let connector: Option<ConnectorId> = call.query.parsed("client_id")?;
     let tunnel = known(call, id).await?;
     let moved = call.control.live().dismiss(tunnel, connector);
@@ -224,7 +301,6 @@ async fn connections_close(call: &Call<'_>, id: &str) -> Result<Reply, ApiError>
 }
 
 async fn token_fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Write)?;
     let id = parse(id)?;
     let secret = call.control.0.store.tunnel_secret(call.account, id).await.map_err(missing)?;
     Ok(Reply::One(token(call, id, &secret).into()))

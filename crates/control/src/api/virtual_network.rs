@@ -9,26 +9,63 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::body::{Family, Fields};
+use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
-use super::{Call, Verb, shape};
+use super::operation::{Operation, Style};
+use super::{Call, shape};
 use crate::permission::{Area, Level};
 
 /// Longest name and comment, in characters.
 const MAX_TEXT: usize = 256;
 
-pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
-    match (verb, segments) {
-        (Verb::Post, []) => create(call).await,
-        (Verb::Get, []) => list(call).await,
-        (Verb::Get, [id]) => fetch(call, id).await,
-        (Verb::Patch, [id]) => update(call, id).await,
-        (Verb::Delete, [id]) => delete(call, id).await,
-        _ => Err(ApiError::no_route()),
-    }
-}
+const CREATE: &[Field] = &[
+    Field::required("name", "1 to 256 printable characters", Shape::Name(MAX_TEXT)),
+    Field::optional("comment", Shape::Comment(MAX_TEXT)),
+    Field::optional("is_default_network", Shape::Flag),
+    Field::optional("is_default", Shape::Flag),
+];
+
+const CHANGE: &[Field] = &[
+    Field::optional("name", Shape::Name(MAX_TEXT)),
+    Field::optional("comment", Shape::Comment(MAX_TEXT)),
+    Field::optional("is_default_network", Shape::Flag),
+    Field::optional("is_default", Shape::Flag),
+];
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::post("/accounts/{account}/teamnet/virtual_networks", "Create a virtual network", |call| {
+        Box::pin(create(call))
+    })
+    .needs(Area::Tunnel, Level::Write)
+    .body(Family::Network, CREATE),
+    Operation::get("/accounts/{account}/teamnet/virtual_networks", "List virtual networks", |call| {
+        Box::pin(list(call))
+    })
+    .needs(Area::Tunnel, Level::Read)
+    .list(Style::Single, &["id", "name", "is_default", "is_default_network", "is_deleted"]),
+    Operation::get(
+        "/accounts/{account}/teamnet/virtual_networks/{virtual_network}",
+        "Get a virtual network",
+        |call| Box::pin(fetch(call, call.parameter("virtual_network"))),
+    )
+    .needs(Area::Tunnel, Level::Read),
+    Operation::patch(
+        "/accounts/{account}/teamnet/virtual_networks/{virtual_network}",
+        "Change a virtual network",
+        |call| Box::pin(update(call, call.parameter("virtual_network"))),
+    )
+    .needs(Area::Tunnel, Level::Write)
+    .body(Family::Network, CHANGE),
+    Operation::delete(
+        "/accounts/{account}/teamnet/virtual_networks/{virtual_network}",
+        "Delete a virtual network",
+        |call| Box::pin(delete(call, call.parameter("virtual_network"))),
+    )
+    .needs(Area::Tunnel, Level::Write)
+    .query(&["force"]),
+];
 
 async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Write)?;
     let fields = call.fields(Family::Network)?;
     let name = fields.required("name", "1 to 256 printable characters", fields.name("name", MAX_TEXT)?)?;
     let new = NewVirtualNetwork {
@@ -46,7 +83,6 @@ fn is_default(fields: &Fields) -> Result<Option<bool>, ApiError> {
 }
 
 async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Read)?;
     let query = &call.query;
     let filter = VirtualNetworkFilter {
         id: query.parsed("id")?,
@@ -59,13 +95,11 @@ async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
 }
 
 async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Read)?;
     let row = call.control.0.store.virtual_network_fetch(call.account, parse(id)?).await;
     Ok(Reply::One(object(&row.map_err(missing)?)))
 }
 
 async fn update(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Write)?;
     let id = parse(id)?;
     let fields = call.fields(Family::Network)?;
     let edit = VirtualNetworkEdit {
@@ -78,7 +112,6 @@ async fn update(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
 }
 
 async fn delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Write)?;
     let id = parse(id)?;
     let cascade = if call.query.flag("force")? == Some(true) { Cascade::Delete } else { Cascade::Refuse };
     let done = call.control.0.store.virtual_network_delete(&call.actor, call.account, id, cascade).await;

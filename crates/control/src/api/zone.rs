@@ -10,8 +10,10 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::body::Family;
+use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
-use super::{Call, Verb, shape, tunnel};
+use super::operation::{Operation, Style};
+use super::{Call, shape, tunnel};
 use crate::permission::{Area, Level};
 
 const PER_PAGE: u64 = 100;
@@ -38,16 +40,39 @@ pub(super) async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
     Ok(Reply::Many { rows, info })
 }
 
-/// Everything below `/zones/{zone}`.
-pub(super) async fn dispatch(call: &Call<'_>, verb: Verb, segments: &[&str]) -> Result<Reply, ApiError> {
-    match (verb, segments) {
-        (Verb::Get, []) => Ok(Reply::One(object(call).await?)),
-        (Verb::Put, ["tunnels", id, "routes"]) => route(call, id).await,
-        (Verb::Get, ["dns_records"]) => records(call).await,
-        (Verb::Get, ["dns_records", id]) => record_fetch(call, id).await,
-        (Verb::Delete, ["dns_records", id]) => record_delete(call, id).await,
-        _ => Err(ApiError::no_route()),
-    }
+const ROUTE: &[Field] = &[
+    Field::required("type", "dns", Shape::Text),
+    // Its handler asks for it after it has refused what is no DNS record.
+    Field::optional("user_hostname", Shape::Text),
+    Field::optional("overwrite_existing", Shape::Flag),
+];
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::get("/zones", "List zones", |call| Box::pin(list(call)))
+        .list(Style::Page, &["name", "account.id"]),
+    Operation::get("/zones/{zone}", "Get a zone", |call| Box::pin(fetch(call))),
+    Operation::put(
+        "/zones/{zone}/tunnels/{tunnel}/routes",
+        "Make a public host name lead to a tunnel",
+        |call| Box::pin(route(call, call.parameter("tunnel"))),
+    )
+    .needs(Area::Tunnel, Level::Write)
+    .body(Family::Network, ROUTE),
+    Operation::get("/zones/{zone}/dns_records", "List public host names", |call| Box::pin(records(call)))
+        .needs(Area::Tunnel, Level::Read)
+        .list(Style::Page, &["name", "content", "type"]),
+    Operation::get("/zones/{zone}/dns_records/{record}", "Get a public host name", |call| {
+        Box::pin(record_fetch(call, call.parameter("record")))
+    })
+    .needs(Area::Tunnel, Level::Read),
+    Operation::delete("/zones/{zone}/dns_records/{record}", "Delete a public host name", |call| {
+        Box::pin(record_delete(call, call.parameter("record")))
+    })
+    .needs(Area::Tunnel, Level::Write),
+];
+
+async fn fetch(call: &Call<'_>) -> Result<Reply, ApiError> {
+    Ok(Reply::One(object(call).await?))
 }
 
 async fn object(call: &Call<'_>) -> Result<Value, ApiError> {
@@ -65,7 +90,6 @@ async fn object(call: &Call<'_>) -> Result<Value, ApiError> {
 }
 
 async fn route(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Write)?;
     let id: TunnelId = tunnel::parse(id)?;
     let fields = call.fields(Family::Network)?;
     match fields.required("type", "dns", fields.text("type")?)? {
@@ -106,7 +130,6 @@ async fn route(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
 }
 
 async fn records(call: &Call<'_>) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Read)?;
     let query = &call.query;
     let paging = query.paging(PER_PAGE, MAX_PER_PAGE)?;
     let of_type = query.text("type").is_none_or(|kind| kind.eq_ignore_ascii_case("CNAME"));
@@ -124,13 +147,11 @@ async fn records(call: &Call<'_>) -> Result<Reply, ApiError> {
 }
 
 async fn record_fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Read)?;
     let row = call.control.0.store.hostname_fetch(call.account, parse(id)?).await.map_err(missing)?;
     Ok(Reply::One(record(&row)))
 }
 
 async fn record_delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    call.need(Area::Tunnel, Level::Write)?;
     let done = call.control.0.store.hostname_delete(&call.actor, call.account, parse(id)?).await;
     Ok(Reply::One(json!({ "id": tag(done.map_err(missing)?.id) })))
 }
