@@ -21,6 +21,11 @@ pub(crate) use single_dash::corrected;
 use crate::access::AccessCommand;
 use crate::account::{self, AccountCommand};
 use crate::backup;
+use crate::manage;
+use crate::manage::commands::{
+    CompletionsCommand, CreateCommand, DeleteCommand, EditCommand, GetCommand, LoginCommand,
+};
+use crate::manage::problem::Problem;
 use crate::management::Failure;
 use crate::policy::PolicyCommand;
 
@@ -54,6 +59,31 @@ pub(crate) enum AditCommand {
     Backup(BackupCommand),
     /// Expressions of rules, tested without a network
     Policy(PolicyCommand),
+    /// Shows objects: tunnels, routes, rules and the like
+    #[command(after_help = manage::GET_EXAMPLES)]
+    Get(GetCommand),
+    /// Makes an object
+    #[command(after_help = manage::CREATE_EXAMPLES)]
+    Create(CreateCommand),
+    /// Changes an object
+    #[command(after_help = manage::EDIT_EXAMPLES)]
+    Edit(EditCommand),
+    /// Deletes objects
+    #[command(after_help = manage::DELETE_EXAMPLES)]
+    Delete(DeleteCommand),
+    /// Keeps an address and a token, so that later commands need neither
+    #[command(after_help = manage::LOGIN_EXAMPLES)]
+    Login(LoginCommand),
+    /// Prints the completions of a shell
+    #[command(after_help = manage::COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsCommand),
+}
+
+impl AditCommand {
+    /// Whether a usage error of this command is 2, as the commands for people have it.
+    fn is_for_people(name: &str) -> bool {
+        ["get", "create", "edit", "delete", "login", "completions"].contains(&name)
+    }
 }
 
 const UP_EXAMPLES: &str = "Examples:
@@ -316,7 +346,8 @@ pub(crate) fn listen_address(key: &str, text: &str) -> anyhow::Result<SocketAddr
 
 /// Prints what clap found wrong in one line, or the help that was asked for.
 ///
-/// Under `tunnel` a usage error's code is 255, as it is cloudflared's (tunnel protocol, 6.4); elsewhere it is 1.
+/// Under `tunnel` a usage error's code is 255, as it is cloudflared's (tunnel protocol, 6.4); of the commands for people it
+/// is 2; elsewhere it is 1.
 #[expect(clippy::print_stderr, clippy::print_stdout, reason = "this is where errors and help become text")]
 pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
@@ -329,11 +360,16 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     } else {
         let text = error.to_string();
         let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+        // clap's own way to say the same as the end of this line.
+        let lines = lines.filter(|line| !line.starts_with("For more information, try"));
         let line = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
         eprintln!("adit: {}; see --help", line.trim_start_matches("error: "));
     }
-    let under_tunnel = std::env::args().nth(1).is_some_and(|first| first == "tunnel" || first == "access");
-    if under_tunnel { ExitCode::from(255) } else { ExitCode::FAILURE }
+    match std::env::args().nth(1).as_deref() {
+        Some("tunnel" | "access") => ExitCode::from(255),
+        Some(first) if AditCommand::is_for_people(first) => ExitCode::from(2),
+        Some(_) | None => ExitCode::FAILURE,
+    }
 }
 
 /// Prints an error with its causes, in one line, and gives the exit code. How a management command failed is printed as it
@@ -343,6 +379,10 @@ pub(crate) fn complain(error: &anyhow::Error) -> ExitCode {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         eprintln!("{failure}");
         return ExitCode::from(failure.code());
+    }
+    if let Some(problem) = error.downcast_ref::<Problem>() {
+        eprintln!("adit: {problem}");
+        return ExitCode::from(problem.code as u8);
     }
     let is_usage = error.downcast_ref::<ConfigError>().is_some_and(ConfigError::is_usage);
     let mut line = String::new();

@@ -13,6 +13,7 @@ mod command_line;
 mod ingress;
 mod listener;
 mod log;
+mod manage;
 mod management;
 mod policy;
 mod shutdown;
@@ -41,6 +42,15 @@ fn main() -> ExitCode {
         AditCommand::Account(command) => account::run(command),
         AditCommand::Backup(command) => backup::run(&command),
         AditCommand::Policy(command) => policy::run(command),
+        AditCommand::Get(command) => manage::get(command),
+        AditCommand::Create(command) => manage::create(command),
+        AditCommand::Edit(command) => manage::edit(command),
+        AditCommand::Delete(command) => manage::delete(command),
+        AditCommand::Login(command) => manage::login(command),
+        AditCommand::Completions(command) => {
+            manage::completions(&command);
+            Ok(())
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

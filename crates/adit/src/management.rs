@@ -5,14 +5,14 @@
 //! for what it says.
 
 mod certificate;
-mod client;
+pub(crate) mod client;
 mod failure;
 mod login;
 mod networks;
 mod object;
 mod render;
 mod routes;
-mod session;
+pub(crate) mod session;
 mod tunnels;
 
 use std::path::PathBuf;

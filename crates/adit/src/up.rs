@@ -2,6 +2,8 @@
 
 mod settings;
 
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use adit_control::Control;
@@ -79,6 +81,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         let api = adit_control::api::router(control.clone());
         tasks.spawn(listener::serve_api(http, api, stop.clone()));
     }
+    write_url(&settings.data, edge.https())?;
     tracing::info!(
         https = %edge.https(),
         tunnel = %edge.tunnel(),
@@ -102,6 +105,18 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     control.store().close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Leaves where this machine's commands find the API.
+fn write_url(directory: &Path, https: SocketAddr) -> anyhow::Result<()> {
+    let host = match https.ip() {
+        address if address.is_unspecified() => "localhost".to_owned(),
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    let path = directory.join(URL_FILE);
+    std::fs::write(&path, format!("https://{host}:{}\n", https.port()))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Finds out that a port cannot be had before anything is written.
@@ -205,6 +220,8 @@ fn with_hint(error: adit_edge::StartError) -> anyhow::Error {
     if hint.is_empty() { text } else { anyhow::anyhow!("{text:#}{hint}") }
 }
 
+/// The file in the data directory that says where the API is.
+pub(crate) const URL_FILE: &str = "api-url";
 /// Batches of changes on their way to the edge.
 const CHANGES: usize = 64;
 /// Commands on their way to the edge.

@@ -21,24 +21,24 @@ use tokio_rustls::TlsConnector;
 use super::failure::Failure;
 
 /// Where the API is, and by what right.
-pub(super) struct Client {
-    pub(super) at: Address,
-    pub(super) tls: Option<Arc<rustls::ClientConfig>>,
-    pub(super) token: String,
-    pub(super) account: String,
-    pub(super) zone: String,
+pub(crate) struct Client {
+    pub(crate) at: Address,
+    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
+    pub(crate) token: String,
+    pub(crate) account: String,
+    pub(crate) zone: String,
     /// Rows of a list to ask for at once.
-    pub(super) per_page: usize,
+    pub(crate) per_page: usize,
 }
 
 /// The parts of a base URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Address {
-    pub(super) secure: bool,
-    pub(super) host: String,
-    pub(super) port: u16,
+pub(crate) struct Address {
+    pub(crate) secure: bool,
+    pub(crate) host: String,
+    pub(crate) port: u16,
     /// The path, without a slash at its end.
-    pub(super) base: String,
+    pub(crate) base: String,
 }
 
 /// What came back.
@@ -51,12 +51,12 @@ struct Answer {
 
 impl Client {
     /// The path of something of the account.
-    pub(super) fn account(&self, rest: &str) -> String {
+    pub(crate) fn account(&self, rest: &str) -> String {
         format!("/accounts/{}/{rest}", self.account)
     }
 
     /// The path of something of the zone.
-    pub(super) fn zone(&self, rest: &str) -> String {
+    pub(crate) fn zone(&self, rest: &str) -> String {
         format!("/zones/{}/{rest}", self.zone)
     }
 
@@ -119,6 +119,24 @@ impl Client {
         Ok(rows)
     }
 
+    /// The status and the body of one call, whatever they are; a body that is not JSON is null.
+    pub(crate) async fn exchange_json(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        deadline: Duration,
+    ) -> anyhow::Result<(u16, Value)> {
+        let answer = tokio::time::timeout(deadline, self.exchange(method, path, body)).await;
+        let answer = answer.map_err(|_| anyhow::anyhow!("no answer within {} s", deadline.as_secs()))??;
+        let json = if answer.json {
+            serde_json::from_slice(&answer.body).unwrap_or(Value::Null)
+        } else {
+            Value::Null
+        };
+        Ok((answer.status.as_u16(), json))
+    }
+
     async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, Failure> {
         let answer = tokio::time::timeout(CALL_DEADLINE, self.exchange(method, path, body)).await;
         let api = format!("{}:{}", self.at.host, self.at.port);
@@ -176,7 +194,7 @@ impl Client {
 
 impl Address {
     /// Takes a base URL apart.
-    pub(super) fn parse(flag: &str, url: &str) -> anyhow::Result<Self> {
+    pub(crate) fn parse(flag: &str, url: &str) -> anyhow::Result<Self> {
         let wrong = || {
             anyhow::anyhow!("{flag}: expected a URL such as https://adit.example.com/client/v4, not {url:?}")
         };
@@ -192,7 +210,7 @@ impl Address {
     }
 
     /// Host and port as a URL has them, the usual port left out.
-    pub(super) fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         let host = host_in_url(&self.host);
         if self.port == if self.secure { 443 } else { 80 } { host } else { format!("{host}:{}", self.port) }
     }
@@ -288,7 +306,7 @@ impl Query {
 }
 
 /// Percent-encodes a query value (RFC 3986, 2.1).
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
     text.bytes()
         .map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })

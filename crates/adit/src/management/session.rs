@@ -202,7 +202,7 @@ async fn named(client: &Client, name: &str) -> Result<Vec<Tunnel>, Failure> {
 }
 
 /// How to trust: a file, or certificates in PEM, or the system.
-pub(super) fn trust(
+pub(crate) fn trust(
     file: Option<&Path>,
     brought: Option<&str>,
 ) -> Result<Arc<rustls::ClientConfig>, Failure> {
