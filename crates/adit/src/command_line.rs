@@ -20,10 +20,12 @@ pub(crate) use single_dash::corrected;
 
 use crate::access::AccessCommand;
 use crate::account::{self, AccountCommand};
+use crate::apply;
 use crate::backup;
 use crate::manage;
 use crate::manage::commands::{
-    CompletionsCommand, CreateCommand, DeleteCommand, EditCommand, GetCommand, LoginCommand,
+    ApplyCommand, CompletionsCommand, CreateCommand, DeleteCommand, DiffCommand, EditCommand, ExportCommand,
+    GetCommand, LoginCommand,
 };
 use crate::manage::problem::Problem;
 use crate::management::Failure;
@@ -71,6 +73,15 @@ pub(crate) enum AditCommand {
     /// Deletes objects
     #[command(after_help = manage::DELETE_EXAMPLES)]
     Delete(DeleteCommand),
+    /// Makes the installation what YAML files say, in one transaction
+    #[command(after_help = apply::APPLY_EXAMPLES)]
+    Apply(ApplyCommand),
+    /// Shows what `adit apply` would do
+    #[command(after_help = apply::DIFF_EXAMPLES)]
+    Diff(DiffCommand),
+    /// Prints what there is as YAML files for `adit apply`
+    #[command(after_help = apply::EXPORT_EXAMPLES)]
+    Export(ExportCommand),
     /// Keeps an address and a token, so that later commands need neither
     #[command(after_help = manage::LOGIN_EXAMPLES)]
     Login(LoginCommand),
@@ -82,7 +93,7 @@ pub(crate) enum AditCommand {
 impl AditCommand {
     /// Whether a usage error of this command is 2, as the commands for people have it.
     fn is_for_people(name: &str) -> bool {
-        ["get", "create", "edit", "delete", "login", "completions"].contains(&name)
+        ["get", "create", "edit", "delete", "login", "completions", "apply", "diff", "export"].contains(&name)
     }
 }
 

@@ -6,6 +6,7 @@
 mod access;
 mod account;
 mod agent;
+mod apply;
 mod authority;
 mod backup;
 mod certificates;
@@ -46,6 +47,12 @@ fn main() -> ExitCode {
         AditCommand::Create(command) => manage::create(command),
         AditCommand::Edit(command) => manage::edit(command),
         AditCommand::Delete(command) => manage::delete(command),
+        AditCommand::Apply(command) => apply::apply(&command),
+        AditCommand::Diff(command) => match apply::diff(&command) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
+        AditCommand::Export(command) => apply::export(&command),
         AditCommand::Login(command) => manage::login(command),
         AditCommand::Completions(command) => {
             manage::completions(&command);

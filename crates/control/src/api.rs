@@ -8,6 +8,7 @@
 mod account;
 mod audit_log;
 mod auth;
+mod batch;
 mod body;
 mod body_shape;
 mod configuration;
@@ -45,7 +46,7 @@ use uuid::Uuid;
 use self::auth::{Principal, Standing};
 use self::body::{Family, Fields};
 use self::envelope::{ApiError, Reply};
-use self::operation::{Access, Verb};
+use self::operation::{Access, Operation, Verb};
 use self::path::Query;
 use crate::Control;
 use crate::limiter::{Allowance, MAX_REQUESTS, REQUEST_WINDOW};
@@ -93,6 +94,22 @@ impl Call<'_> {
             return Ok(());
         }
         Err(ApiError::new(StatusCode::FORBIDDEN, 10000, "Authentication error"))
+    }
+
+    /// Refuses a token that may not do what a row of the table does.
+    fn allowed(&self, operation: &Operation) -> Result<(), ApiError> {
+        match operation.access {
+            Access::Anyone => Ok(()),
+            Access::Needs(area, level) => self.need(area, level),
+        }
+    }
+
+    /// Refuses a body that is not what a row of the table takes.
+    fn well_formed(&self, operation: &Operation) -> Result<(), ApiError> {
+        match &operation.body {
+            None => Ok(()),
+            Some((family, shape)) => shape.check(&body::value(&self.body, *family)?, *family),
+        }
     }
 
     /// A parameter of the path; empty where its pattern has none of this name.
@@ -206,14 +223,11 @@ async fn outcome(
     let query = Query::parse(parts.uri.query().unwrap_or_default())?;
     let parameters = operation.parameters(&segments);
     let call = Call { control, principal: &principal, actor, account, parameters, query, body: Bytes::new() };
-    if let Access::Needs(area, level) = operation.access {
-        call.need(area, level)?;
-    }
+    call.allowed(operation)?;
     let body = if verb == Verb::Get { Bytes::new() } else { collect(&parts, body).await? };
-    if let Some((family, shape)) = &operation.body {
-        shape.check(&body::value(&body, *family)?, *family)?;
-    }
-    (operation.run)(&Call { body, ..call }).await
+    let call = Call { body, ..call };
+    call.well_formed(operation)?;
+    (operation.run)(&call).await
 }
 
 /// The account that a path is about: the one it names, which the credential has to see, else the credential's own. One

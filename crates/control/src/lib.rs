@@ -58,9 +58,9 @@ struct Inner {
     store: Store,
     account: AccountId,
     settings: Settings,
-    live: Mutex<Live>,
-    failures: Mutex<FailureLimiter>,
-    requests: Mutex<RequestCounter>,
+    live: Arc<Mutex<Live>>,
+    failures: Arc<Mutex<FailureLimiter>>,
+    requests: Arc<Mutex<RequestCounter>>,
     commands: broadcast::Sender<Command>,
 }
 
@@ -78,9 +78,9 @@ impl Control {
             store,
             account,
             settings,
-            live: Mutex::default(),
-            failures: Mutex::default(),
-            requests: Mutex::default(),
+            live: Arc::default(),
+            failures: Arc::default(),
+            requests: Arc::default(),
             commands,
         })))
     }
@@ -150,6 +150,19 @@ impl Control {
             Moved::Down => self.0.store.tunnel_became_inactive(tunnel, at).await,
             Moved::Up | Moved::No => Ok(()),
         }
+    }
+
+    /// The same control plane over the store of a batch.
+    fn within(&self, store: Store) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            account: self.0.account,
+            settings: self.0.settings.clone(),
+            live: Arc::clone(&self.0.live),
+            failures: Arc::clone(&self.0.failures),
+            requests: Arc::clone(&self.0.requests),
+            commands: self.0.commands.clone(),
+        }))
     }
 
     /// Asks edges to do something; where no edge is, there is nothing to do.

@@ -8,6 +8,7 @@
 
 mod accounts;
 mod apiserver;
+mod apply;
 mod carriers;
 mod clients;
 mod cloudflared;

@@ -1,6 +1,7 @@
 //! The command line of the commands for people: verb, kind, name. Flags of kinds come from the table of kinds.
 
 use std::marker::PhantomData;
+use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use serde_json::{Map, Value};
@@ -82,6 +83,48 @@ pub(crate) struct CompletionsCommand {
     /// bash, zsh, fish, elvish or powershell
     #[arg(value_name = "SHELL")]
     pub(crate) shell: clap_complete::Shell,
+}
+
+/// Files to read.
+#[derive(Debug, Args)]
+pub(crate) struct FileFlags {
+    /// YAML file, or directory of *.yaml and *.yml files; may be repeated; - is standard input
+    #[arg(long = "filename", short = 'f', value_name = "FILE|DIR", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Also delete what the files do not have, of the kinds that they have
+    #[arg(long)]
+    pub(crate) prune: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyCommand {
+    #[command(flatten)]
+    pub(crate) files: FileFlags,
+    /// Do not ask before anything is deleted
+    #[arg(long, short = 'y')]
+    pub(crate) yes: bool,
+    /// Write the secrets of new tunnels and service tokens to this new file (0600), instead of printing them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) secrets: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) installation: InstallationFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffCommand {
+    #[command(flatten)]
+    pub(crate) files: FileFlags,
+    #[command(flatten)]
+    pub(crate) installation: InstallationFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportCommand {
+    /// Only these kinds; may be repeated [default: all that files can have]
+    #[arg(value_name = "KIND", value_parser = kind)]
+    pub(crate) kinds: Vec<&'static Kind>,
+    #[command(flatten)]
+    pub(crate) installation: InstallationFlags,
 }
 
 fn kind(text: &str) -> Result<&'static Kind, String> {

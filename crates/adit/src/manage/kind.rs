@@ -111,6 +111,15 @@ impl Kind {
         KINDS.iter().find(|kind| is(kind.name) || kind.aliases.iter().any(|alias| is(alias)))
     }
 
+    /// As it is written in files.
+    pub(crate) fn in_files(&self) -> String {
+        self.name.replace('-', "_")
+    }
+
+    pub(crate) fn field(&self, key: &str) -> Option<&'static Field> {
+        self.fields.iter().find(|field| field.key == key || field.api == key)
+    }
+
     pub(crate) const fn can_create(&self) -> bool {
         matches!(self.writes, Writes::Patch | Writes::Replace | Writes::Hostname)
     }
@@ -121,6 +130,11 @@ impl Kind {
 
     pub(crate) const fn can_delete(&self) -> bool {
         matches!(self.writes, Writes::Patch | Writes::Replace | Writes::Hostname | Writes::DeleteOnly)
+    }
+
+    /// Whether it can stand in files.
+    pub(crate) const fn can_apply(&self) -> bool {
+        self.can_edit()
     }
 }
 

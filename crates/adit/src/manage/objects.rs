@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
-use super::kind::{Kind, Path, Shape, Writes};
+use super::kind::{Field, Kind, Path, Shape, Writes};
 use super::problem::{Code, Problem};
 use super::session::{Session, escaped};
 
@@ -196,6 +196,15 @@ fn hostname(session: &Session, body: &Map<String, Value>, overwrite: bool) -> Op
 pub(crate) fn delete(session: &Session, kind: &Kind, id: &str) -> Operation {
     Operation { method: "DELETE", path: item(session, kind, id), body: None }
 }
+
+/// The id to which a field of an object leads.
+pub(crate) fn target<'a>(field: &Field, object: &'a Value) -> Option<&'a str> {
+    let text = object[field.api].as_str()?;
+    Some(text.strip_suffix(CNAME_SUFFIX).unwrap_or(text))
+}
+
+/// What a host name's record ends in behind the tunnel's id.
+const CNAME_SUFFIX: &str = ".cfargotunnel.com";
 
 /// The name most like a text, if one is like it at all.
 pub(crate) fn nearest<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
