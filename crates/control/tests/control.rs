@@ -8,6 +8,8 @@ mod access;
 mod accounts;
 #[path = "control/audit.rs"]
 mod audit;
+#[path = "control/batch.rs"]
+mod batch;
 #[path = "control/device.rs"]
 mod device;
 #[path = "control/http_rules.rs"]

@@ -11,7 +11,7 @@
 //!
 //! What it does not take: reads, queries, and what acts at once and could not be undone (closing connections).
 
-use adit_store::{AuditWindow, Direction, RawCall, Store};
+use adit_store::{RawCall, Store};
 use axum::body::Bytes;
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -28,8 +28,6 @@ use crate::permission::{Area, Level};
 
 /// Operations of one batch at most: a transaction keeps all other writers waiting.
 const MAX_OPERATIONS: usize = 10_000;
-/// Audit records that are looked through for the last that is of a write.
-const MAX_REFUSALS: u32 = 1000;
 /// Nobody wrote anything in this account yet.
 const NO_GENERATION: &str = "none";
 
@@ -226,17 +224,8 @@ fn with_ids(value: Value, made: &[(Uuid, Uuid)]) -> Value {
 
 /// The last write in the account: its audit record.
 async fn generation(store: &Store, call: &Call<'_>) -> Result<String, ApiError> {
-    let window = AuditWindow {
-        since: None,
-        before: None,
-        direction: Direction::Descending,
-        after: None,
-        limit: MAX_REFUSALS,
-        unowned: false,
-    };
-    let records = store.audit_list(call.account, &window).await?;
-    let last = records.into_iter().find(|record| record.success);
-    Ok(last.map_or_else(|| NO_GENERATION.to_owned(), |record| record.id))
+    let last = store.audit_last_done(call.account).await?;
+    Ok(last.unwrap_or_else(|| NO_GENERATION.to_owned()))
 }
 
 #[cfg(test)]
