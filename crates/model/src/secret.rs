@@ -49,74 +49,51 @@ impl fmt::Debug for SecretHash {
     }
 }
 
-/// A device's public key, by the SHA-256 of its SubjectPublicKeyInfo (RFC 5280, 4.1.2.7) in DER.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct DeviceKey([u8; 32]);
+/// Public keys by their hashes: one type for each kind of holder, so that a node's key cannot stand for a device's.
+macro_rules! public_key {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name([u8; 32]);
 
-impl DeviceKey {
-    /// The key with this SubjectPublicKeyInfo.
-    pub fn of_public_key(der: &[u8]) -> Self {
-        Self(Sha256::digest(der).into())
-    }
+        impl $name {
+            /// The key with this SubjectPublicKeyInfo.
+            pub fn of_public_key(der: &[u8]) -> Self {
+                Self(Sha256::digest(der).into())
+            }
 
-    /// A key as it was stored.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
+            /// A key as it was stored.
+            pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+                Self(bytes)
+            }
 
-    /// The hash's bytes.
-    pub const fn bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
+            /// The hash's bytes.
+            pub const fn bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            /// URL-safe base64 without padding, 43 characters.
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+    )*};
 }
 
-impl fmt::Display for DeviceKey {
-    /// URL-safe base64 without padding, 43 characters.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
-    }
-}
-
-impl fmt::Debug for DeviceKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DeviceKey({self})")
-    }
-}
-
-/// An edge node's public key, by the SHA-256 of its SubjectPublicKeyInfo (RFC 5280, 4.1.2.7) in DER.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct NodeKey([u8; 32]);
-
-impl NodeKey {
-    /// The key with this SubjectPublicKeyInfo.
-    pub fn of_public_key(der: &[u8]) -> Self {
-        Self(Sha256::digest(der).into())
-    }
-
-    /// A key as it was stored.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// The hash's bytes.
-    pub const fn bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Display for NodeKey {
-    /// URL-safe base64 without padding, 43 characters.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
-    }
-}
-
-impl fmt::Debug for NodeKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "NodeKey({self})")
-    }
+public_key! {
+    /// A device's public key, by the SHA-256 of its SubjectPublicKeyInfo (RFC 5280, 4.1.2.7) in DER.
+    DeviceKey;
+    /// An edge node's public key, by the SHA-256 of its SubjectPublicKeyInfo (RFC 5280, 4.1.2.7) in DER.
+    NodeKey;
 }
 
 /// The key that a client proved to hold in a TLS handshake, as the listener hands it on with each request.
