@@ -8,12 +8,13 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which crates of ours a crate may use. `adit` may use everything, and nothing may use it.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("adit-model", &[]),
     ("adit-expr", &[]),
     ("adit-policy", &["adit-model", "adit-expr"]),
     ("adit-wire", &["adit-model"]),
     ("adit-netstack", &["adit-model"]),
+    ("adit-inspect", &["adit-model"]),
     ("adit-transport", &[]),
     ("adit-connector", &["adit-model", "adit-wire", "adit-transport"]),
     ("adit-agent", &["adit-model", "adit-wire", "adit-netstack", "adit-transport"]),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use adit_control::Control;
 use adit_edge::{Edge, EdgeConfig, Ends};
-use adit_model::{ChangeBatch, Command, Record};
+use adit_model::{ChangeBatch, Command, Filter, Record};
 use adit_store::{Feed, Store};
 use anyhow::Context;
 use tokio::sync::{broadcast, mpsc};
@@ -90,12 +90,13 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         data = %settings.data.display(),
         "adit is up"
     );
-    let rules = control.store().rule_enabled_count().await?;
-    if rules > 0 {
-        tracing::warn!(
-            rules,
-            "enabled gateway rules are not enforced: this version stores them and does not apply them yet"
-        );
+    for (filter, rules) in control.store().rule_enabled_counts().await? {
+        if filter != Filter::L4 {
+            tracing::warn!(
+                %filter, rules,
+                "enabled gateway rules are not enforced: this version stores rules of this filter and does not apply them yet"
+            );
+        }
     }
     signal.cancelled().await;
     edge.stop().await;

@@ -206,7 +206,7 @@ impl<C: Carrier + Clone> Request<C> {
             Ok(Opened::Datagrams(far)) => self.carry_datagrams(far).await,
             Err(error) => {
                 tracing::debug!(%flow, %destination, %error, "flow refused");
-                self.stack.borrow_mut().refuse(flow, refusal(error), Instant::now());
+                self.stack.borrow_mut().refuse(flow, refusal_in(self.protocol, error), Instant::now());
             }
         }
         flow
@@ -239,6 +239,14 @@ impl<C: Carrier + Clone> Request<C> {
             flow = %self.flow, source = %self.source, destination = %self.destination,
             up = passed.up, down = passed.down, ?end, "flow ended"
         );
+    }
+}
+
+/// The same for a protocol: a blocked connection is reset, as if nobody listened (Gateway semantics, 1.1).
+fn refusal_in(protocol: Protocol, error: OpenError) -> adit_netstack::Refusal {
+    match (protocol, refusal(error)) {
+        (Protocol::Tcp, adit_netstack::Refusal::Prohibited) => adit_netstack::Refusal::Refused,
+        (_, refusal) => refusal,
     }
 }
 
@@ -342,6 +350,10 @@ mod tests {
         check(Refusal::Refused, adit_netstack::Refusal::Refused);
         check(Refusal::TooLarge, adit_netstack::Refusal::TooLarge);
         check(Refusal::Blocked, adit_netstack::Refusal::Prohibited);
+        let blocked = |protocol| refusal_in(protocol, OpenError::Refused(Refusal::Blocked));
+        assert_eq!(blocked(Protocol::Tcp), adit_netstack::Refusal::Refused);
+        assert_eq!(blocked(Protocol::Udp), adit_netstack::Refusal::Prohibited);
+        assert_eq!(blocked(Protocol::Icmp), adit_netstack::Refusal::Prohibited);
         check(Refusal::Unroutable, adit_netstack::Refusal::Unreachable);
         check(Refusal::NoConnection, adit_netstack::Refusal::Unreachable);
         assert_eq!(refusal(OpenError::Lost), adit_netstack::Refusal::Unreachable);

@@ -91,11 +91,11 @@ impl Device {
                 device: self.registration.device,
                 virtual_network,
                 protocol,
+                source: self.peer.ip().to_canonical(),
                 destination,
             },
             user: Arc::clone(&self.user),
             session: Arc::clone(&self.session),
-            source: self.peer.ip().to_canonical(),
             asked,
         };
         carry(Arc::clone(&self.shared), flow).await;

@@ -3,12 +3,13 @@
 //! Every way in ends here with the same value, a [`Flow`]: facts, a stream not yet accepted, and a way to refuse it. A TCP
 //! flow is spliced; a flow of datagrams, UDP or ICMP, is exchanged packet by packet, and ends when it is idle.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use adit_model::{ConnectionId, FlowEnd, FlowFacts, FlowId, FlowRecord, NodeId, Protocol, Refusal};
-use adit_policy::{Decision, Permit};
+use adit_model::{
+    ConnectionId, FirstBytes, FlowEnd, FlowFacts, FlowId, FlowRecord, NodeId, Protocol, Refusal, RuleId,
+};
+use adit_policy::{Decision, Known, Permit, Snapshot};
 use adit_transport::datagram::{DatagramFlow, ExchangeEnd, Exchanged, exchange};
 use adit_transport::splice::{Passed, SpliceEnd, splice};
 use adit_transport::{Duplex, ReadChunk, WriteChunk};
@@ -18,6 +19,7 @@ use uuid::Uuid;
 
 use crate::Shared;
 use crate::dial::{Dialled, DialledDatagrams, NotDialled, Order, Reach, dial, dial_datagrams};
+use crate::first_bytes::hold;
 use crate::limits::DATAGRAM_IDLE;
 use crate::sessions::{Cut, Session};
 
@@ -26,8 +28,6 @@ pub(crate) struct Flow<A> {
     pub(crate) facts: FlowFacts,
     pub(crate) user: Arc<str>,
     pub(crate) session: Arc<Session>,
-    /// Where the device is.
-    pub(crate) source: IpAddr,
     /// The device's side, not yet told anything.
     pub(crate) asked: A,
 }
@@ -61,35 +61,14 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
     let id = FlowId::from_uuid(Uuid::new_v4());
     let (began, clock) = (SystemTime::now(), Instant::now());
     shared.metrics.flow_began();
-    let Flow { facts, user, session, source, asked } = flow;
-    // Step 4, decide, and step 6, route.
-    let snapshot = shared.snapshots.current();
-    let decision = snapshot.decide(&facts);
-    let number = snapshot.number();
-    drop(snapshot);
+    let Flow { facts, user, session, asked } = flow;
     let mut outcome = Outcome::default();
-    let (end, rule) = match decision {
-        Decision::Refused { refusal, rule } => {
-            asked.refuse(refusal, "").await;
-            (FlowEnd::Refused(refusal), rule)
-        }
-        Decision::Permitted(permit) => {
-            outcome.permit = Some(permit);
-            let flow = RelayedFlow {
-                flow: id,
-                account: facts.account,
-                tunnel: permit.tunnel,
-                protocol: facts.protocol,
-                rule: permit.rule,
-                snapshot: number,
-                source: Some(source),
-            };
-            let order = Order { flow, reach: Reach::AnyNode };
-            let way = Way { shared: &shared, facts: &facts, session: &session, order };
-            (permitted(way, asked, &mut outcome).await, permit.rule)
-        }
-    };
+    let snapshot = shared.snapshots.current();
+    let number = snapshot.number();
+    let way = Way { shared: &shared, facts: &facts, session: &session, id, snapshot: number };
+    let (end, rule) = decided(way, snapshot, asked, &mut outcome).await;
     // Step 8, record.
+    let dialled = outcome.permit.map(|permit| permit.destination);
     let recorded = shared.records.flow(FlowRecord {
         flow: id,
         account: facts.account,
@@ -98,6 +77,7 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
         user: user.to_string(),
         protocol: facts.protocol,
         destination: facts.destination,
+        overridden_by: dialled.filter(|dialled| *dialled != facts.destination),
         snapshot: number,
         rule,
         route: outcome.permit.map(|permit| permit.route),
@@ -115,26 +95,91 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
     shared.metrics.flow_ended(end, outcome.carried.bytes_up, outcome.carried.bytes_down, recorded);
 }
 
-/// A permitted flow and its way.
+/// A flow and its way.
+#[derive(Clone, Copy)]
 struct Way<'a> {
     shared: &'a Shared,
     facts: &'a FlowFacts,
     session: &'a Session,
-    order: Order,
+    id: FlowId,
+    /// The number of the snapshot that decides.
+    snapshot: u64,
 }
 
-async fn permitted<A: Asked>(way: Way<'_>, asked: A, outcome: &mut Outcome) -> FlowEnd {
+/// Step 4, decide, and step 6, route: by one snapshot, whatever changes meanwhile. How the flow ended, and by which rule.
+async fn decided<A: Asked>(
+    way: Way<'_>,
+    snapshot: Arc<Snapshot>,
+    asked: A,
+    outcome: &mut Outcome,
+) -> (FlowEnd, Option<RuleId>) {
+    let decision = snapshot.decide(way.facts, Known::Opening);
+    if decision != Decision::AwaitsFirstBytes {
+        drop(snapshot);
+        return carried_out(way, decision, asked, outcome).await;
+    }
+    if way.facts.protocol != Protocol::Tcp {
+        // Nothing is recognised in datagrams.
+        let decision = snapshot.decide(way.facts, Known::FirstBytes(&FirstBytes::default()));
+        drop(snapshot);
+        return carried_out(way, decision, asked, outcome).await;
+    }
+    match way.session.flow_token().run_until_cancelled(hold(asked)).await {
+        Some(Some((first, held))) => {
+            let decision = snapshot.decide(way.facts, Known::FirstBytes(&first));
+            drop(snapshot);
+            // Boxed: a flow that is held is rare, and its future would make every flow's as large.
+            Box::pin(carried_out(way, decision, held, outcome)).await
+        }
+        Some(None) => (FlowEnd::ResetByDevice, None),
+        None => (end_of(way.session.why()), None),
+    }
+}
+
+async fn carried_out<A: Asked>(
+    way: Way<'_>,
+    decision: Decision,
+    asked: A,
+    outcome: &mut Outcome,
+) -> (FlowEnd, Option<RuleId>) {
+    match decision {
+        Decision::Permitted(permit) => {
+            outcome.permit = Some(permit);
+            (permitted(way, permit, asked, outcome).await, permit.rule)
+        }
+        Decision::Refused { refusal, rule } => {
+            asked.refuse(refusal, "").await;
+            (FlowEnd::Refused(refusal), rule)
+        }
+        Decision::AwaitsFirstBytes => {
+            asked.refuse(Refusal::Blocked, "").await;
+            (FlowEnd::Refused(Refusal::Blocked), None)
+        }
+    }
+}
+
+async fn permitted<A: Asked>(way: Way<'_>, permit: Permit, asked: A, outcome: &mut Outcome) -> FlowEnd {
     let ended = way.session.flow_token();
+    let flow = RelayedFlow {
+        flow: way.id,
+        account: way.facts.account,
+        tunnel: permit.tunnel,
+        protocol: way.facts.protocol,
+        rule: permit.rule,
+        snapshot: way.snapshot,
+        source: Some(way.facts.source),
+    };
+    let order = Order { flow, reach: Reach::AnyNode };
     match way.facts.protocol {
         Protocol::Tcp => {
-            let dialling = dial(way.shared, way.order, way.facts.destination);
+            let dialling = dial(way.shared, order, permit.destination);
             match dialled(dialling, &way, &ended, asked, outcome).await {
                 Ok((dialled, asked)) => stream(dialled, asked, &ended, outcome).await,
                 Err(end) => return end,
             }
         }
         Protocol::Udp | Protocol::Icmp => {
-            let dialling = dial_datagrams(way.shared, way.order, way.facts.destination);
+            let dialling = dial_datagrams(way.shared, order, permit.destination);
             match dialled(dialling, &way, &ended, asked, outcome).await {
                 Ok((dialled, asked)) => datagrams(dialled, asked, &ended, outcome).await,
                 Err(end) => return end,
@@ -156,7 +201,7 @@ async fn dialled<A: Asked, D>(
         Some(Ok(dialled)) => Ok((dialled, asked)),
         Some(Err(NotDialled { refusal, connection, relayed_to, detail })) => {
             (outcome.connection, outcome.relayed_to) = (connection, relayed_to);
-            tracing::info!(flow = %way.order.flow.flow, refusal = refusal.as_str(), detail, "dial failed");
+            tracing::info!(flow = %way.id, refusal = refusal.as_str(), detail, "dial failed");
             asked.refuse(refusal, &detail).await;
             Err(FlowEnd::Refused(refusal))
         }

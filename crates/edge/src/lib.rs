@@ -17,6 +17,7 @@ mod datagram;
 mod device;
 mod dial;
 mod far;
+mod first_bytes;
 mod flow;
 mod hostname;
 mod ingress;

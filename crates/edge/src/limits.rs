@@ -8,6 +8,8 @@ pub(crate) const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const REGISTRATION_DEADLINE: Duration = Duration::from_secs(10);
 /// From opening a stream to the connector's answer: its own dial takes up to 5 s (tunnel protocol, 3.4).
 pub(crate) const DIAL_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a flow is held for its client's first bytes, if a rule asks what they say (policy language, section 8).
+pub(crate) const FIRST_BYTES_DEADLINE: Duration = Duration::from_millis(300);
 /// Connections that one flow is tried on: the best, and another when that was lost before it carried a byte.
 pub(crate) const DIAL_ATTEMPTS: usize = 2;
 /// From asking a peer node to its answer: its own dial, through two connections of which the first is lost, fits.

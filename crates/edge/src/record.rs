@@ -35,6 +35,7 @@ impl Recorder {
 }
 
 fn log(record: &FlowRecord) {
+    let overridden_by = record.overridden_by.map(tracing::field::display);
     let rule = record.rule.map(tracing::field::display);
     let route = record.route.map(tracing::field::display);
     let connection = record.connection.map(tracing::field::display);
@@ -46,6 +47,7 @@ fn log(record: &FlowRecord) {
         outcome = if matches!(record.end, FlowEnd::Refused(_)) { "refused" } else { "carried" },
         protocol = record.protocol.as_str(),
         dst = %record.destination,
+        overridden_by,
         device = %record.device,
         user = record.user,
         rule,

@@ -6,7 +6,7 @@ mod peers;
 
 use std::time::Duration;
 
-use adit_model::{Change, FlowEnd, Record, Refusal};
+use adit_model::{Action, Change, FlowEnd, Record, Refusal};
 use adit_wire::device::Event;
 use bytes::Bytes;
 use peers::{Answer, Chain, ELSEWHERE, TARGET, registration, tunnel};
@@ -36,6 +36,80 @@ async fn every_refusal_is_told_at_once_with_its_name() {
     let _connector = chain.connector(Answer::Refuse("connect: connection refused")).await;
     assert_eq!(device.refusal(TARGET).await, Some(Refusal::Refused));
     assert_eq!(chain.flow_record().await.end, FlowEnd::Refused(Refusal::NoConnection));
+}
+
+#[tokio::test]
+async fn a_rule_blocks_what_matches_and_is_recorded_with_the_flow() {
+    let mut chain = Chain::start().await;
+    let _connector = chain.connector(Answer::EchoAfterEnd).await;
+    let device = chain.device().await;
+    chain.change(peers::rule(Action::Block, "net.dst.port == 6443")).await;
+    assert_eq!(device.refusal(TARGET).await, Some(Refusal::Blocked));
+    let record = chain.flow_record().await;
+    assert_eq!((record.end, record.rule), (FlowEnd::Refused(Refusal::Blocked), Some(peers::RULE)));
+    assert!(record.route.is_none() && record.connection.is_none(), "nothing was dialled");
+    chain.change(Change::RuleRemoved { id: peers::RULE }).await;
+    assert_eq!(device.connect(TARGET).await.1.status(), 200);
+}
+
+#[tokio::test]
+async fn an_override_dials_elsewhere_and_the_record_says_where() {
+    let mut chain = Chain::start().await;
+    let _connector = chain.connector(Answer::EchoAfterEnd).await;
+    let device = chain.device().await;
+    chain.change(peers::rule(Action::L4Override, "net.dst.port == 443")).await;
+    // The connector of these tests insists on the target.
+    let (mut send, response) = device.connect("198.51.100.101:443").await;
+    send.send_data(Bytes::from_static(b"moved"), true).unwrap();
+    assert_eq!(peers::read_all(response.into_body()).await.unwrap(), b"moved");
+    let record = chain.flow_record().await;
+    assert_eq!(record.destination.to_string(), "198.51.100.101:443");
+    assert_eq!((record.overridden_by, record.rule), (Some(TARGET.parse().unwrap()), Some(peers::RULE)));
+}
+
+#[tokio::test]
+async fn a_flow_is_held_for_what_its_client_says_first_if_a_rule_asks() {
+    let mut chain = Chain::start().await;
+    let _connector = chain.connector(Answer::EchoAfterEnd).await;
+    let device = chain.device().await;
+    chain.change(peers::rule(Action::Block, "net.protocol.detection == \"ssh\"")).await;
+    let (mut send, response) = device.connect(TARGET).await;
+    send.send_data(Bytes::from_static(b"SSH-2.0-test\r\n"), false).unwrap();
+    assert!(
+        peers::read_all(response.into_body()).await.is_err(),
+        "it was told that it is connected, so it is reset"
+    );
+    let record = chain.flow_record().await;
+    assert_eq!((record.end, record.rule), (FlowEnd::Refused(Refusal::Blocked), Some(peers::RULE)));
+    let (mut send, response) = device.connect(TARGET).await;
+    for piece in ["GE", "T / HTTP/1.1\r\n", "\r\n"] {
+        send.send_data(Bytes::from_static(piece.as_bytes()), false).unwrap();
+    }
+    send.send_data(Bytes::new(), true).unwrap();
+    assert_eq!(
+        peers::read_all(response.into_body()).await.unwrap(),
+        b"GET / HTTP/1.1\r\n\r\n",
+        "every byte passes"
+    );
+    let record = chain.flow_record().await;
+    assert_eq!((record.end, record.bytes_up, record.rule), (FlowEnd::Finished, 18, None));
+    // An end without a word.
+    let (mut send, response) = device.connect(TARGET).await;
+    send.send_data(Bytes::new(), true).unwrap();
+    assert_eq!(peers::read_all(response.into_body()).await.unwrap(), b"");
+    assert_eq!(device.refusal(ELSEWHERE).await, Some(Refusal::Unroutable), "what has no route is not held");
+}
+
+#[tokio::test]
+async fn a_held_flow_whose_dial_fails_is_reset() {
+    let mut chain = Chain::start().await;
+    let _connector = chain.connector(Answer::Refuse("connect: connection refused")).await;
+    let device = chain.device().await;
+    chain.change(peers::rule(Action::Block, "net.sni.host == \"example.com\"")).await;
+    // It says nothing: after a while it is decided without.
+    let (_send, response) = device.connect(TARGET).await;
+    assert!(peers::read_all(response.into_body()).await.is_err());
+    assert_eq!(chain.flow_record().await.end, FlowEnd::Refused(Refusal::Refused));
 }
 
 #[tokio::test]

@@ -15,6 +15,39 @@ pub struct Ast<'s> {
     pub(crate) root: Expr<'s>,
 }
 
+impl Ast<'_> {
+    /// The names of the fields that it asks, in the order in which they stand there; whether there are such fields is not
+    /// known.
+    pub fn field_names(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        names_of(&self.root, &mut names);
+        names
+    }
+}
+
+fn names_of<'a>(expression: &'a Expr<'_>, names: &mut Vec<&'a str>) {
+    match expression {
+        Expr::Chain(_, operands) => operands.iter().for_each(|operand| names_of(operand, names)),
+        Expr::Not(body) | Expr::Quantified { body, .. } => names_of(body, names),
+        Expr::Compare { left, .. } => names_of_value(left, names),
+        Expr::Value(value) => names_of_value(value, names),
+    }
+}
+
+fn names_of_value<'a>(value: &'a Value<'_>, names: &mut Vec<&'a str>) {
+    match &value.base {
+        Base::Name { name, .. } => names.push(name),
+        Base::Call { arguments, .. } => {
+            for argument in arguments {
+                match argument {
+                    Argument::Literal(_) => {}
+                    Argument::Expr(expression, _) => names_of(expression, names),
+                }
+            }
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Expr<'s> {
     Chain(Connective, Vec<Expr<'s>>),

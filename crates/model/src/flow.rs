@@ -1,7 +1,7 @@
 //! One flow: the facts that a decision reads, and the reasons for which a flow is refused.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,14 @@ impl Protocol {
     /// The protocol's name on the wire and in records.
     pub fn as_str(self) -> &'static str {
         PROTOCOLS.iter().find(|(protocol, _)| *protocol == self).map_or("tcp", |(_, name)| name)
+    }
+
+    /// Whether its destinations have ports: an echo has an identifier in the port's place.
+    pub fn has_ports(self) -> bool {
+        match self {
+            Self::Tcp | Self::Udp => true,
+            Self::Icmp => false,
+        }
     }
 
     /// Every protocol, for tables of metrics.
@@ -68,8 +76,19 @@ pub struct FlowFacts {
     pub virtual_network: VirtualNetworkId,
     /// The protocol.
     pub protocol: Protocol,
+    /// Where the device is, as the edge sees it.
+    pub source: IpAddr,
     /// Where to.
     pub destination: SocketAddr,
+}
+
+/// What the first bytes of a flow's client say, as far as rules may ask.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FirstBytes {
+    /// The name in the ClientHello (RFC 6066, section 3), in lower case and without a trailing dot.
+    pub server_name: Option<String>,
+    /// The protocol, by its name in rules (policy language, 7.2): `tls`, `http`, `ssh`, …
+    pub protocol: Option<&'static str>,
 }
 
 /// Why a flow ended before it carried a byte. Every refusal reaches the program that asked, at once, as TCP would say it.

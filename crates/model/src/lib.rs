@@ -21,7 +21,7 @@ pub use change::{
     VirtualNetwork,
 };
 pub use duration::{GoDuration, NotADuration};
-pub use flow::{FlowFacts, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
+pub use flow::{FirstBytes, FlowFacts, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
 pub use hostname::{HostnameError, PublicHostname};
 pub use id::{
     AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, ListId, NodeId,

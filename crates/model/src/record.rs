@@ -103,6 +103,8 @@ pub struct FlowRecord {
     pub protocol: Protocol,
     /// Where to.
     pub destination: SocketAddr,
+    /// What was dialled instead of it, if a rule said so.
+    pub overridden_by: Option<SocketAddr>,
     /// The number of the snapshot that decided.
     pub snapshot: u64,
     /// The rule that decided, if one did.

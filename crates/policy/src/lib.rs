@@ -1,17 +1,20 @@
 //! Routes and rules compiled into an immutable snapshot, and the decision on one flow.
 //!
 //! [`State`] takes changes and keeps the objects; [`State::snapshot`] compiles them into a [`Snapshot`], which never
-//! changes and knows all that a decision needs. [`Snapshot::decide`] is total, allocates nothing, and its answer carries
+//! changes and knows all that a decision needs. [`Snapshot::decide`] is total, and its answer carries
 //! the reason, so that records, `adit explain` and tests go one code path. The fields that expressions of rules may name are in
 //! [`scheme`]. No sockets, no clock, no database.
 
 mod decide;
+mod facts;
+mod network_rules;
 mod rule;
 pub mod scheme;
 mod snapshot;
 mod state;
 
 pub use decide::{Decision, Permit};
+pub use facts::{Known, never_supplied};
 pub use rule::{CompiledList, CompiledRule, Condition, list_id, list_kind};
 pub use snapshot::{Snapshot, TunnelRefusal};
 pub use state::State;

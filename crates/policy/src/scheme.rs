@@ -133,6 +133,12 @@ pub const fn slot(name: &str) -> Option<Slot> {
     None
 }
 
+/// The field of this name, also by another spelling of it.
+pub(crate) fn field(name: &str) -> Option<(Slot, &'static str)> {
+    let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, field)| field);
+    (0..).zip(&TABLE).find(|(_, row)| row.name == name).map(|(slot, row)| (slot, row.name))
+}
+
 const fn equal(a: &[u8], b: &[u8]) -> bool {
     let mut at = 0;
     while at < a.len() && at < b.len() && a[at] == b[at] {

@@ -9,7 +9,7 @@ use adit_model::{
     Registration, RegistrationId, Route, RouteId, SecretHash, Tunnel, TunnelConfiguration, TunnelId,
     VirtualNetwork, VirtualNetworkId,
 };
-use adit_policy::{Decision, State, TunnelRefusal};
+use adit_policy::{Decision, Known, State, TunnelRefusal};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -68,11 +68,13 @@ fn decide(state: &mut State, destination: &str) -> Result<u128, Refusal> {
         device: DeviceId::from_uuid(Uuid::from_u128(21)),
         virtual_network: NETWORK,
         protocol: Protocol::Tcp,
+        source: "203.0.113.9".parse().unwrap(),
         destination: destination.parse().unwrap(),
     };
-    match state.snapshot().decide(&facts) {
+    match state.snapshot().decide(&facts, Known::Opening) {
         Decision::Permitted(permit) => Ok(permit.tunnel.uuid().as_u128()),
         Decision::Refused { refusal, .. } => Err(refusal),
+        Decision::AwaitsFirstBytes => panic!("there are no rules"),
     }
 }
 

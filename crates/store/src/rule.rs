@@ -253,13 +253,19 @@ impl Store {
         rows.iter().map(rule_row).collect()
     }
 
-    /// How many rules of all accounts are enabled.
-    pub async fn rule_enabled_count(&self) -> Result<u64, Fault> {
-        let count: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM rules WHERE enabled = 1 AND deleted_at IS NULL")
-                .fetch_one(self.read().await?.sql())
-                .await?;
-        Ok(u64::try_from(count).unwrap_or(0))
+    /// How many rules of all accounts are enabled, by their filters.
+    pub async fn rule_enabled_counts(&self) -> Result<Vec<(Filter, u64)>, Fault> {
+        let rows = sqlx::query(
+            "SELECT filter, CAST(count(*) AS BIGINT) AS count FROM rules WHERE enabled = 1 AND deleted_at IS NULL GROUP BY filter",
+        )
+        .fetch_all(self.read().await?.sql())
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let columns = Columns::new(row, "rules");
+                Ok((columns.parsed("filter")?, u64::try_from(columns.number("count")?).unwrap_or(0)))
+            })
+            .collect()
     }
 }
 

@@ -15,6 +15,7 @@ mod cloudflared;
 mod connector;
 mod datagrams;
 mod flows;
+mod gateway;
 mod hostnames;
 mod ingress;
 mod kubectl;

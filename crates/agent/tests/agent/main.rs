@@ -191,7 +191,7 @@ fn refusals_are_seen_as_from_a_real_network() {
         drop(listener);
         assert_eq!(connect(closed).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
         for (address, errno) in [
-            (BLOCKED, libc::EHOSTUNREACH),
+            (BLOCKED, libc::ECONNREFUSED),
             ("198.51.100.14", libc::EHOSTUNREACH),
             (UNROUTABLE_V6, libc::EHOSTUNREACH),
         ] {

@@ -9,8 +9,9 @@ mod settings;
 
 use std::cmp::Ordering;
 
-use adit_model::{RuleId, Schedule};
-use adit_store::{FindError, RuleRow, RuleWriteError};
+use adit_model::{Filter, RuleId, Schedule};
+use adit_policy::never_supplied;
+use adit_store::{FindError, RuleContent, RuleRow, RuleWriteError};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -23,8 +24,8 @@ use super::selection::{Selected, select};
 use super::{Call, shape};
 use crate::permission::{Area, Level};
 
-/// What every enabled rule says of itself, until rules decide.
-const NOT_ENFORCED: &str = "not enforced: this version stores rules and does not apply them yet";
+/// What an enabled rule says of itself whose filter decides nothing yet.
+const NOT_ENFORCED: &str = "not enforced: this version applies rules of the l4 filter only";
 
 const FILTERS: [&str; 6] = ["id", "name", "action", "filter", "filters", "enabled"];
 const ORDERS: [&str; 4] = ["name", "created_at", "updated_at", "precedence"];
@@ -173,14 +174,38 @@ fn schedule_object(schedule: &Schedule) -> Value {
 fn warning(rule: &RuleRow, now: OffsetDateTime) -> Value {
     let content = &rule.content;
     let mut warnings: Vec<&str> = Vec::new();
-    if content.enabled {
+    if content.enabled && content.filter != Filter::L4 {
         warnings.push(NOT_ENFORCED);
     }
+    let missing = missing_facts(content);
+    warnings.extend(missing.as_deref());
     if content.expiration.is_some_and(|expiration| expiration.at <= now) {
         warnings.push("expired: the rule is not in force any longer");
     }
     warnings.extend(content.remarks.iter().map(String::as_str));
     if warnings.is_empty() { Value::Null } else { warnings.join("; ").into() }
+}
+
+/// Facts that a rule asks and that no flow has yet. It is enforced all the same: it matches as one without the fact.
+fn missing_facts(content: &RuleContent) -> Option<String> {
+    if !content.enabled || content.filter != Filter::L4 {
+        return None;
+    }
+    let parts = [&content.traffic, &content.identity, &content.device_posture];
+    let mut fields: Vec<_> = parts.into_iter().flat_map(|part| never_supplied(&part.canonical)).collect();
+    fields.dedup();
+    let waits_for_person =
+        content.settings.check_session.as_ref().is_some_and(|check| check.enforce == Some(true));
+    match (fields.as_slice(), waits_for_person) {
+        ([], false) => None,
+        ([], true) => {
+            Some("nobody can sign in yet: check_session refuses every flow that the rule matches".to_owned())
+        }
+        (fields, _) => Some(format!(
+            "this version knows no {} of any flow: what is compared with it is not equal to anything",
+            fields.join(", ")
+        )),
+    }
 }
 
 impl Selected for RuleRow {

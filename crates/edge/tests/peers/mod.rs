@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use adit_edge::{Certificates, Edge, EdgeConfig, Ends};
 use adit_model::{
-    AccountId, Change, ChangeBatch, Cidr, ConnectorId, DeviceId, DeviceKey, FlowRecord, PublicHostname,
-    Record, Refusal, Registration, RegistrationId, Route, RouteId, SecretHash, Tunnel, TunnelId,
-    VirtualNetwork, VirtualNetworkId,
+    AccountId, Action, Change, ChangeBatch, Cidr, ConnectorId, DeviceId, DeviceKey, Filter, FlowRecord,
+    OverrideTarget, PublicHostname, Record, Refusal, Registration, RegistrationId, Route, RouteId, Rule,
+    RuleId, RuleSettings, SecretHash, Tunnel, TunnelId, VirtualNetwork, VirtualNetworkId,
 };
 use adit_transport::tls::{self, Identity};
 use adit_transport::{http2, quic as transport_quic};
@@ -58,6 +58,32 @@ pub(crate) fn route(number: u128, network: &str) -> Route {
         network,
         tunnel: tunnel().id,
     }
+}
+
+pub(crate) const RULE: RuleId = RuleId::from_uuid(Uuid::from_u128(9));
+
+/// The account's one rule on flows. An override leads to the port of [`TARGET`].
+pub(crate) fn rule(action: Action, traffic: &str) -> Change {
+    let settings = RuleSettings {
+        l4override: (action == Action::L4Override).then_some(OverrideTarget { ip: None, port: Some(6443) }),
+        ..RuleSettings::default()
+    };
+    Change::RulePut(Box::new(Rule {
+        id: RULE,
+        account: ACCOUNT,
+        name: "rule".into(),
+        version: 1,
+        precedence: 1000,
+        enabled: true,
+        filter: Filter::L4,
+        action,
+        traffic: traffic.into(),
+        identity: String::new(),
+        device_posture: String::new(),
+        settings,
+        schedule: None,
+        expires_at_micros: None,
+    }))
 }
 
 thread_local! {
