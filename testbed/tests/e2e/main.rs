@@ -22,6 +22,7 @@ mod kubectl;
 mod lifecycle;
 mod management;
 mod net;
+mod openapi;
 mod proxy;
 mod recovery;
 mod refusals;
