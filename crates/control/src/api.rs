@@ -6,6 +6,7 @@
 //! it, a token that is limited to addresses is refused.
 
 mod account;
+mod answer;
 mod audit_log;
 mod auth;
 mod batch;
@@ -63,6 +64,11 @@ const MAX_BODY_BYTES: usize = 8 << 20;
 const MAX_RAW_CHARS: usize = 1024;
 /// How long a client may take to send its body.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The OpenAPI 3.1 document of the API, as it is served.
+pub fn document() -> &'static serde_json::Value {
+    openapi::document()
+}
 
 /// The API, to be served on the management hosts over `http` or `https`. It answers under `/client/v4` only.
 pub fn router(control: Control) -> Router {

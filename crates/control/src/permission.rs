@@ -151,6 +151,33 @@ pub(crate) struct PolicyFlaw {
     pub(crate) expected: &'static str,
 }
 
+/// What [`checked_policies`] takes.
+pub(crate) fn policies_schema() -> Value {
+    let group = json!({
+        "type": "object",
+        "properties": { "id": { "type": "string", "enum": GROUPS.map(|group| group.id) } },
+        "required": ["id"],
+    });
+    json!({
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "type": "object",
+            "properties": {
+                "effect": { "type": "string", "enum": ["allow", "deny"] },
+                "permission_groups": { "type": "array", "minItems": 1, "items": group },
+                "resources": {
+                    "type": "object",
+                    "minProperties": 1,
+                    "propertyNames": { "pattern": format!("^{}", ACCOUNT_RESOURCE.replace('.', "\\.")) },
+                    "additionalProperties": { "const": "*" },
+                },
+            },
+            "required": ["effect", "permission_groups", "resources"],
+        },
+    })
+}
+
 /// Checks policies as the API was given them, and returns them as it shows them.
 pub(crate) fn checked_policies(policies: &Value) -> Result<Value, PolicyFlaw> {
     let flaw = |pointer: String, expected| PolicyFlaw { pointer, expected };

@@ -1,4 +1,5 @@
-//! The control plane through its routers, as clients see it.
+//! The control plane through its routers, as clients see it. Every answer that a test gets is compared with the API's own
+//! OpenAPI document ([`schema`]).
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -26,6 +27,8 @@ mod network;
 mod openapi;
 #[path = "control/rules.rs"]
 mod rules;
+#[path = "control/schema.rs"]
+mod schema;
 #[path = "control/start.rs"]
 mod start;
 #[path = "control/traces.rs"]
@@ -93,7 +96,11 @@ impl Api {
         if request.extensions().get::<SocketAddr>().is_none() {
             request.extensions_mut().insert(SocketAddr::from(([127, 0, 0, 1], 40000)));
         }
-        answer(self.router.clone().oneshot(request).await.unwrap()).await
+        let (method, path) = (request.method().to_string(), request.uri().to_string());
+        let answer = answer(self.router.clone().oneshot(request).await.unwrap()).await;
+        // Whatever a test is about, what it gets is what the document says.
+        schema::check(api::document(), &method, &path, &answer);
+        answer
     }
 
     async fn get(&self, rest: &str) -> Answer {

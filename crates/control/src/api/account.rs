@@ -2,8 +2,10 @@
 
 use adit_store::AccountRow;
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::answer::{DIRECTION, Kind, object};
+use super::body::Family;
 use super::envelope::{ApiError, Reply};
 use super::operation::{Operation, Style};
 use super::{Call, shape};
@@ -16,11 +18,15 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation::get("/user", "Get the person of this credential", |_call| {
         Box::pin(std::future::ready(Err(no_user())))
     }),
-    Operation::get("/accounts", "List accounts", |call| Box::pin(list(call))).list(Style::Page, &["name"]),
+    Operation::get("/accounts", "List accounts", |call| Box::pin(list(call))).list(
+        Style::Page,
+        ACCOUNT,
+        &[("name", Kind::Text), ("direction", DIRECTION)],
+    ),
     Operation::post("/accounts", "Create an account: refused", |_call| {
         Box::pin(std::future::ready(Err(made_elsewhere())))
     }),
-    Operation::get("/accounts/{account}", "Get an account", |call| Box::pin(fetch(call))),
+    Operation::get("/accounts/{account}", "Get an account", |call| Box::pin(fetch(call))).answers(ACCOUNT),
     Operation::delete("/accounts/{account}", "Delete an account: refused", |_call| {
         Box::pin(std::future::ready(Err(made_elsewhere())))
     }),
@@ -41,7 +47,12 @@ pub(super) fn made_elsewhere() -> ApiError {
 pub(super) async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
     let paging = call.query.paging(PER_PAGE, MAX_PER_PAGE)?;
     let name = call.query.text("name");
-    let accounts = call.control.0.store.account_list().await?;
+    let mut accounts = call.control.0.store.account_list().await?;
+    match call.query.text("direction") {
+        None | Some("asc") => {}
+        Some("desc") => accounts.reverse(),
+        Some(_) => return Err(Family::Network.invalid("direction: expected asc or desc")),
+    }
     let seen: Vec<&AccountRow> = accounts
         .iter()
         .filter(|account| call.principal.sees(account.id) && name.is_none_or(|name| account.name == name))
@@ -63,13 +74,22 @@ pub(super) async fn fetch(call: &Call<'_>) -> Result<Reply, ApiError> {
     account.map(|account| Reply::One(object(account))).ok_or_else(ApiError::no_route)
 }
 
-fn object(account: &AccountRow) -> Value {
-    json!({
-        "id": account.id,
-        "name": account.name,
-        "type": "standard",
-        "created_on": shape::time(account.created_at),
-        "settings": { "enforce_twofactor": false, "abuse_contact_email": null },
-        "managed_by": null,
-    })
+object! {
+    FIELDS = object(account: &AccountRow) [
+        "id": Kind::Tag => account.id,
+        "name": Kind::Text => account.name,
+        "type": Kind::OneOf(&["standard", "enterprise"]) => "standard",
+        "created_on": Kind::Time => shape::time(account.created_at),
+        "settings": Kind::Object("AccountSettings", SETTINGS_FIELDS, &[]) => settings(account),
+        "managed_by": Kind::Null => Value::Null,
+    ]
 }
+
+object! {
+    SETTINGS_FIELDS = settings(_account: &AccountRow) [
+        "enforce_twofactor": Kind::Flag => false,
+        "abuse_contact_email": Kind::Maybe(&Kind::Text) => Value::Null,
+    ]
+}
+
+const ACCOUNT: Kind = Kind::Object("Account", FIELDS, &[]);

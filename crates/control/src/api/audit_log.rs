@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use adit_model::AccountId;
 use adit_store::{AccountRow, AuditPlace, AuditRow, AuditWindow, Direction, Window};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 
+use super::answer::{DIRECTION, Kind, object};
 use super::envelope::{ApiError, Reply};
 use super::operation::{Operation, Style};
 use super::path::Query;
@@ -33,19 +35,31 @@ pub(super) const OPERATIONS: &[Operation] = &[
         Box::pin(list(call))
     })
     .needs(Area::AuditLogs, Level::Read)
-    .list(Style::CursorAfter, &["since", "before", "direction"]),
+    .list(
+        Style::CursorAfter,
+        ITEM,
+        &[("since", Kind::Moment), ("before", Kind::Moment), ("direction", DIRECTION)],
+    ),
     Operation::get(
         "/accounts/{account}/audit_logs",
         "List audit records as older clients have them",
         |call| Box::pin(legacy_list(call)),
     )
     .needs(Area::AuditLogs, Level::Read)
-    .list(Style::Page, &["since", "before", "direction"]),
+    .list(
+        Style::Page,
+        LEGACY_ITEM,
+        &[("since", Kind::Moment), ("before", Kind::Moment), ("direction", DIRECTION)],
+    ),
     Operation::get("/user/audit_logs", "List audit records as older clients have them", |call| {
         Box::pin(legacy_list(call))
     })
     .needs(Area::AuditLogs, Level::Read)
-    .list(Style::Page, &["since", "before", "direction"]),
+    .list(
+        Style::Page,
+        LEGACY_ITEM,
+        &[("since", Kind::Moment), ("before", Kind::Moment), ("direction", DIRECTION)],
+    ),
 ];
 
 /// `A/logs/audit`: from `since` to `before`, by cursor.
@@ -249,54 +263,89 @@ impl Viewer {
         let name = |account: &AccountRow| (account.id == call.account).then(|| account.name.clone());
         let tokens = store.token_list(call.account, Window::ALL).await?.rows;
         Ok(Self {
-            account: json!({ "id": call.account, "name": accounts.iter().find_map(name) }),
+            account: account_object(call.account, accounts.iter().find_map(name)),
             node: call.control.0.settings.node.clone(),
             tokens: tokens.into_iter().map(|token| (token.id.to_string(), token.name)).collect(),
         })
     }
 
     fn item(&self, record: &AuditRow) -> Value {
-        let actor = Who::of(record);
-        let name = actor.token.and_then(|id| self.tokens.get(id));
-        let ray: String = record.request.chars().filter(|letter| *letter != '-').take(16).collect();
-        let ray = if ray.is_empty() { Value::Null } else { format!("{ray}-{}", self.node).into() };
-        json!({
-            "id": record.id,
-            "account": self.account,
-            "action": {
-                "type": action(record),
-                "result": if record.success { "success" } else { "failure" },
-                "description": record.action,
-                "time": shape::time(record.at),
-            },
-            "actor": {
-                "id": actor.id,
-                "type": actor.kind,
-                "email": null,
-                "context": actor.context,
-                "ip_address": record.address,
-                "token_id": actor.token,
-                "token_name": name,
-            },
-            "resource": {
-                "id": text(&record.object_id),
-                "type": record.object_kind,
-                "product": product(&record.object_kind),
-                "scope": "accounts",
-                "request": record.detail,
-                "response": {},
-            },
-            "raw": {
-                "method": text(&record.call.method),
-                "uri": text(&record.call.uri),
-                "status_code": if record.success { 200 } else { 401 },
-                "cf_ray_id": ray,
-                "user_agent": text(&record.call.user_agent),
-            },
-            "zone": null,
-        })
+        item(record, self)
     }
 }
+
+object! {
+    FIELDS_OF_ITEM = item(record: &AuditRow, viewer: &Viewer) [
+        "id": Kind::Text => record.id,
+        "account": Kind::Object("AuditAccount", ACCOUNT_FIELDS, &[]) => viewer.account,
+        "action": Kind::Object("AuditAction", ACTION_FIELDS, &[]) => action_object(record),
+        "actor": Kind::Object("AuditActor", ACTOR_FIELDS, &[]) => actor_object(record, viewer),
+        "resource": Kind::Object("AuditResource", RESOURCE_FIELDS, &[]) => resource_object(record),
+        "raw": Kind::Object("AuditRequest", RAW_FIELDS, &[]) => raw_object(record, viewer),
+        "zone": Kind::Null => Value::Null,
+    ]
+}
+
+object! {
+    ACCOUNT_FIELDS = account_object(id: AccountId, name: Option<String>) [
+        "id": Kind::Tag => id,
+        "name": MAYBE => name,
+    ]
+}
+
+object! {
+    ACTION_FIELDS = action_object(record: &AuditRow) [
+        "type": ACTION => action(record),
+        "result": Kind::OneOf(&["success", "failure"]) => if record.success { "success" } else { "failure" },
+        "description": Kind::Text => record.action,
+        "time": Kind::Time => shape::time(record.at),
+    ]
+}
+
+object! {
+    ACTOR_FIELDS = actor_object(record: &AuditRow, viewer: &Viewer) with {
+        let actor = Who::of(record);
+        let name = actor.token.and_then(|id| viewer.tokens.get(id));
+    } [
+        "id": MAYBE => actor.id,
+        "type": MAYBE => actor.kind,
+        "email": Kind::Null => Value::Null,
+        "context": MAYBE => actor.context,
+        "ip_address": MAYBE => record.address,
+        "token_id": MAYBE => actor.token,
+        "token_name": MAYBE => name,
+    ]
+}
+
+object! {
+    RESOURCE_FIELDS = resource_object(record: &AuditRow) [
+        "id": MAYBE => text(&record.object_id),
+        "type": Kind::Text => record.object_kind,
+        "product": Kind::OneOf(&PRODUCTS) => product(&record.object_kind),
+        "scope": Kind::OneOf(&["accounts"]) => "accounts",
+        "request": Kind::Anything => record.detail,
+        "response": Kind::Map(&Kind::Anything) => serde_json::Map::new(),
+    ]
+}
+
+object! {
+    RAW_FIELDS = raw_object(record: &AuditRow, viewer: &Viewer) with {
+        let ray: String = record.request.chars().filter(|letter| *letter != '-').take(16).collect();
+        let ray = if ray.is_empty() { Value::Null } else { format!("{ray}-{}", viewer.node).into() };
+    } [
+        "method": MAYBE => text(&record.call.method),
+        "uri": MAYBE => text(&record.call.uri),
+        "status_code": Kind::Number => if record.success { 200 } else { 401 },
+        "cf_ray_id": MAYBE => ray,
+        "user_agent": MAYBE => text(&record.call.user_agent),
+    ]
+}
+
+/// A text that is not always there.
+const MAYBE: Kind = Kind::Maybe(&Kind::Text);
+const ACTION: Kind = Kind::OneOf(&["create", "update", "delete", "view"]);
+const ITEM: Kind = Kind::Object("AuditRecord", FIELDS_OF_ITEM, &[]);
+const LEGACY_ITEM: Kind = Kind::Object("LegacyAuditRecord", LEGACY_ITEM_FIELDS, &[]);
 
 /// Who an actor's text names, in the words of the published schema, which knows no others.
 struct Who<'r> {
@@ -325,23 +374,50 @@ impl<'r> Who<'r> {
     }
 }
 
-fn legacy_item(record: &AuditRow) -> Value {
-    let actor = Who::of(record);
-    json!({
-        "id": record.id,
-        "when": shape::time(record.at),
-        "action": { "type": action(record), "result": record.success },
-        "actor": {
-            "id": actor.id, "email": null, "ip": record.address,
-            "type": if actor.kind == Some("system") { "system" } else { "user" },
-        },
-        "resource": { "id": text(&record.object_id), "type": record.object_kind },
-        "owner": { "id": record.account },
-        "interface": "API",
-        "metadata": record.detail,
-        "newValue": null,
-        "oldValue": null,
-    })
+object! {
+    LEGACY_ITEM_FIELDS = legacy_item(record: &AuditRow) [
+        "id": Kind::Text => record.id,
+        "when": Kind::Time => shape::time(record.at),
+        "action": Kind::Object("LegacyAuditAction", LEGACY_ACTION_FIELDS, &[]) => legacy_action(record),
+        "actor": Kind::Object("LegacyAuditActor", LEGACY_ACTOR_FIELDS, &[]) => legacy_actor(record),
+        "resource": Kind::Object("LegacyAuditResource", LEGACY_RESOURCE_FIELDS, &[]) => legacy_resource(record),
+        "owner": Kind::Object("LegacyAuditOwner", LEGACY_OWNER_FIELDS, &[]) => legacy_owner(record),
+        "interface": Kind::OneOf(&["API"]) => "API",
+        "metadata": Kind::Anything => record.detail,
+        "newValue": Kind::Null => Value::Null,
+        "oldValue": Kind::Null => Value::Null,
+    ]
+}
+
+object! {
+    LEGACY_ACTION_FIELDS = legacy_action(record: &AuditRow) [
+        "type": ACTION => action(record),
+        "result": Kind::Flag => record.success,
+    ]
+}
+
+object! {
+    LEGACY_ACTOR_FIELDS = legacy_actor(record: &AuditRow) with {
+        let actor = Who::of(record);
+    } [
+        "id": MAYBE => actor.id,
+        "email": Kind::Null => Value::Null,
+        "ip": MAYBE => record.address,
+        "type": Kind::OneOf(&["user", "system"]) => if actor.kind == Some("system") { "system" } else { "user" },
+    ]
+}
+
+object! {
+    LEGACY_RESOURCE_FIELDS = legacy_resource(record: &AuditRow) [
+        "id": MAYBE => text(&record.object_id),
+        "type": Kind::Text => record.object_kind,
+    ]
+}
+
+object! {
+    LEGACY_OWNER_FIELDS = legacy_owner(record: &AuditRow) [
+        "id": Kind::Maybe(&Kind::Tag) => record.account,
+    ]
 }
 
 /// An action as one of the four kinds that clients know.
@@ -353,6 +429,9 @@ fn action(record: &AuditRow) -> &'static str {
         _ => "update",
     }
 }
+
+/// The products that records are of.
+const PRODUCTS: [&str; 5] = ["tunnel", "gateway", "access", "devices", "account"];
 
 /// The product to which a kind of object belongs.
 fn product(kind: &str) -> &'static str {

@@ -14,9 +14,10 @@
 use adit_store::{RawCall, Store};
 use axum::body::Bytes;
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
+use super::answer::{Kind, object};
 use super::body::{Family, Fields};
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
@@ -30,6 +31,10 @@ use crate::permission::{Area, Level};
 const MAX_OPERATIONS: usize = 10_000;
 /// Nobody wrote anything in this account yet.
 const NO_GENERATION: &str = "none";
+
+/// What an operation of a batch may do.
+const METHODS: [(&str, Verb); 4] =
+    [("POST", Verb::Post), ("PUT", Verb::Put), ("PATCH", Verb::Patch), ("DELETE", Verb::Delete)];
 
 /// One operation as it was sent.
 struct Operation {
@@ -46,7 +51,8 @@ pub(super) const OPERATIONS: &[Row] = &[
         "Get the generation of the account: what the last write made it",
         |call| Box::pin(look(call)),
     )
-    .needs(Area::Tunnel, Level::Read),
+    .needs(Area::Tunnel, Level::Read)
+    .answers(GENERATION),
     Row::post(
         "/accounts/{account}/x/batch",
         "Do several operations in one transaction: all of them, or none",
@@ -56,14 +62,42 @@ pub(super) const OPERATIONS: &[Row] = &[
         Family::Network,
         &[
             Field::optional("generation", Shape::Text),
-            Field::required("operations", "an array of {method, path, body}", Shape::Any),
+            Field::required("operations", "an array of {method, path, body}", Shape::Told(operations_schema)),
         ],
-    ),
+    )
+    .answers(Kind::Many(&Kind::Anything)),
 ];
 
-async fn look(call: &Call<'_>) -> Result<Reply, ApiError> {
-    Ok(Reply::One(json!({ "generation": generation(&call.control.0.store, call).await? })))
+/// What [`read_one`] takes.
+fn operations_schema() -> Value {
+    serde_json::json!({
+        "type": "array",
+        "maxItems": MAX_OPERATIONS,
+        "items": {
+            "type": "object",
+            "properties": {
+                "method": { "type": "string", "enum": METHODS.map(|(name, _)| name) },
+                "path": { "type": "string", "description": "A path below this account or its zone, without a query." },
+                "body": {},
+                "as": { "anyOf": [Shape::Uuid.schema(), { "type": "null" }] },
+            },
+            "required": ["method", "path"],
+            "additionalProperties": false,
+        },
+    })
 }
+
+async fn look(call: &Call<'_>) -> Result<Reply, ApiError> {
+    Ok(Reply::One(generation_object(&generation(&call.control.0.store, call).await?)))
+}
+
+object! {
+    GENERATION_FIELDS = generation_object(generation: &str) [
+        "generation": Kind::Text => generation,
+    ]
+}
+
+const GENERATION: Kind = Kind::Object("Generation", GENERATION_FIELDS, &[]);
 
 async fn run(call: &Call<'_>) -> Result<Reply, ApiError> {
     let fields = call.fields(Family::Network)?;
@@ -155,9 +189,8 @@ fn read_one(call: &Call<'_>, value: &Value, index: usize) -> Result<Operation, A
     {
         return Err(wrong(unknown, "no such key: an operation has method, path, body and as"));
     }
-    let known = [("POST", Verb::Post), ("PUT", Verb::Put), ("PATCH", Verb::Patch), ("DELETE", Verb::Delete)];
     let method = value["method"].as_str();
-    let (method, verb) = known
+    let (method, verb) = METHODS
         .into_iter()
         .find(|(name, _)| Some(*name) == method)
         .ok_or_else(|| wrong("method", "POST, PUT, PATCH or DELETE"))?;
@@ -230,6 +263,8 @@ async fn generation(store: &Store, call: &Call<'_>) -> Result<String, ApiError> 
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

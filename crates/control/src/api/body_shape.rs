@@ -18,11 +18,15 @@ use super::envelope::ApiError;
 /// Most flaws that one answer tells.
 const MAX_FLAWS: usize = 20;
 
+/// Texts of printable characters, as a regular expression.
+const PRINTABLE: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$";
+/// Base64 of 32 bytes to about a thousand, likewise.
+const SECRET: &str = "^([A-Za-z0-9+/]{4}){10}([A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=|([A-Za-z0-9+/]{4}){1,330}\
+                      ([A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=|[A-Za-z0-9+/][AQgw]==)?)$";
+
 /// What a value may be.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Shape {
-    /// Anything: its handler looks closer.
-    Any,
     Flag,
     /// A whole number of at least 1.
     Count,
@@ -40,6 +44,10 @@ pub(super) enum Shape {
     Secret(&'static str),
     /// One of these.
     OneOf(&'static [&'static str]),
+    /// A whole number of at least 0 and at most so much.
+    Number(u64),
+    /// What a handler checks itself, whether it is there included, with codes and words of its own: its schema.
+    Told(fn() -> Value),
     /// An array of up to so many values; the text says what was expected.
     List(&'static Shape, usize, &'static str),
     Object(&'static [Field]),
@@ -100,11 +108,12 @@ impl Shape {
     /// Whether a value that is neither object nor array, where one of those is wanted, is right.
     fn fits(&self, value: &Value) -> Result<(), Wrong> {
         let expected = |text: &str| Wrong::Expected(text.to_owned());
-        if matches!(self, Self::Any) {
-            return Ok(());
-        }
         let (right, otherwise) = match self {
-            Self::Any => (true, expected("")),
+            Self::Told(_) => return Ok(()),
+            Self::Number(most) => (
+                value.as_u64().is_some_and(|number| number <= *most),
+                expected(&format!("a whole number from 0 to {}", number(*most))),
+            ),
             Self::Flag => (value.is_boolean(), expected("true or false")),
             Self::Count => {
                 let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
@@ -150,10 +159,11 @@ impl Shape {
                 let right = OffsetDateTime::parse(text, &Rfc3339).is_ok();
                 (right, "a time such as 2026-01-02T03:04:05Z".into())
             }
-            Self::OneOf(names) => (names.contains(&text), names.join(" or ")),
-            Self::Any
+            Self::OneOf(names) => (names.contains(&text), listed(names)),
+            Self::Told(_)
             | Self::Flag
             | Self::Count
+            | Self::Number(_)
             | Self::Text
             | Self::Secret(_)
             | Self::List(..)
@@ -162,22 +172,39 @@ impl Shape {
         if right { Ok(()) } else { Err(Wrong::Expected(expected)) }
     }
 
+    /// Whether an empty body, which is an empty object (contract D, 1.4), is none of these.
+    pub(super) fn must_be_there(&self) -> bool {
+        if let Self::Object(fields) = self {
+            return fields.iter().any(|field| field.required.is_some());
+        }
+        matches!(self, Self::List(..))
+    }
+
     /// As JSON Schema.
     pub(super) fn schema(&self) -> Value {
         match self {
-            Self::Any => json!({}),
             Self::Flag => json!({ "type": "boolean" }),
             Self::Count => json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX }),
             Self::Text => json!({ "type": "string" }),
-            Self::Name(longest) => json!({ "type": "string", "minLength": 1, "maxLength": longest }),
+            Self::Number(most) => json!({ "type": "integer", "minimum": 0, "maximum": most }),
+            Self::Told(schema) => schema(),
+            Self::Name(longest) => {
+                json!({ "type": "string", "minLength": 1, "maxLength": longest, "pattern": PRINTABLE })
+            }
             Self::Comment(longest) => json!({ "type": "string", "maxLength": longest }),
             Self::Uuid => json!({ "type": "string", "format": "uuid" }),
             Self::UuidOrEmpty => {
                 json!({ "anyOf": [{ "type": "string", "format": "uuid" }, { "const": "" }] })
             }
-            Self::Network => json!({ "type": "string", "description": "A network such as 10.0.0.0/8." }),
+            Self::Network => json!({
+                "type": "string",
+                "description": "A network such as 10.0.0.0/8, or an address.",
+                "anyOf": [{ "format": "ipv4" }, { "format": "ipv6" }, { "pattern": "^[0-9A-Fa-f.:]+/[0-9]{1,3}$" }],
+            }),
             Self::Time => json!({ "type": "string", "format": "date-time" }),
-            Self::Secret(_) => json!({ "type": "string", "contentEncoding": "base64" }),
+            Self::Secret(_) => {
+                json!({ "type": "string", "contentEncoding": "base64", "pattern": SECRET })
+            }
             Self::OneOf(names) => json!({ "type": "string", "enum": names }),
             Self::List(shape, most, _) => {
                 json!({ "type": "array", "items": shape.schema(), "maxItems": most })
@@ -201,6 +228,7 @@ impl Field {
         let pointer = format!("{pointer}/{}", self.name);
         match (map.get(self.name).filter(|value| !value.is_null()), self.required) {
             (Some(value), _) => self.shape.look(value, &pointer, flaws),
+            (None, Some(_)) if matches!(self.shape, Shape::Told(_)) => {}
             (None, Some(expected)) => {
                 let wrong = Wrong::Expected(format!("{expected}; it is required"));
                 flaws.push((pointer.clone(), wrong.said_of(&field_name(&pointer))));
@@ -212,7 +240,7 @@ impl Field {
     fn schema(&self) -> Value {
         let schema = self.shape.schema();
         match (self.required, self.shape) {
-            (Some(_), _) | (None, Shape::Any) => schema,
+            (Some(_), _) | (None, Shape::Told(_)) => schema,
             (None, _) => json!({ "anyOf": [schema, { "type": "null" }] }),
         }
     }
@@ -236,6 +264,22 @@ impl Wrong {
             Self::Said(message) => message,
         }
     }
+}
+
+/// Names as people read them.
+fn listed(names: &[&str]) -> String {
+    match names {
+        [others @ .., last] if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        _ => names.concat(),
+    }
+}
+
+/// A limit as people read it.
+fn number(limit: u64) -> String {
+    if limit > u64::from(u32::MAX) && limit.is_power_of_two() {
+        return format!("2^{}", limit.trailing_zeros());
+    }
+    limit.to_string()
 }
 
 /// A pointer as people read it.

@@ -6,8 +6,9 @@
 
 use adit_model::TunnelId;
 use adit_store::{ConfigSource, ConfigurationRow, TunnelRow};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::answer::{Kind, object};
 use super::body::Family;
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
@@ -17,7 +18,8 @@ use super::{Call, ingress, shape, tunnel};
 const REPORT_FLAGS: &str = "__configuration_flags";
 
 /// The body of a configuration.
-pub(super) const PUT: &[Field] = &[Field::required("config", "an object with ingress rules", Shape::Any)];
+pub(super) const PUT: &[Field] =
+    &[Field::required("config", "an object with ingress rules", Shape::Told(ingress::schema))];
 
 pub(super) async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
     let row = tunnel::row(call, id).await?;
@@ -46,18 +48,21 @@ pub(super) async fn put(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
     Ok(Reply::One(object(&row, Some(&stored))))
 }
 
-/// A tunnel without a configuration has version 0 and `null`.
-fn object(tunnel: &TunnelRow, stored: Option<&ConfigurationRow>) -> Value {
-    let config = stored.and_then(|stored| serde_json::from_str(&stored.config).ok());
-    json!({
-        "tunnel_id": tunnel.id,
-        "account_id": tunnel.account,
-        "version": stored.map_or(0, |stored| stored.version),
-        "config": config.unwrap_or(Value::Null),
-        "source": tunnel.config_source.as_str(),
-        "created_at": shape::time(stored.map_or(tunnel.created_at, |stored| stored.created_at)),
-    })
+object! {
+    /// A tunnel without a configuration has version 0 and `null`.
+    FIELDS = object(tunnel: &TunnelRow, stored: Option<&ConfigurationRow>) with {
+        let config: Option<Value> = stored.and_then(|stored| serde_json::from_str(&stored.config).ok());
+    } [
+        "tunnel_id": Kind::Uuid => tunnel.id,
+        "account_id": Kind::Tag => tunnel.account,
+        "version": Kind::Number => stored.map_or(0, |stored| stored.version),
+        "config": Kind::Maybe(&Kind::Map(&Kind::Anything)) => config.unwrap_or(Value::Null),
+        "source": tunnel::SOURCE => tunnel.config_source.as_str(),
+        "created_at": Kind::Time => shape::time(stored.map_or(tunnel.created_at, |stored| stored.created_at)),
+    ]
 }
+
+pub(super) const CONFIGURATION: Kind = Kind::Object("TunnelConfiguration", FIELDS, &[]);
 
 /// What the connector that registered last said of its configuration, if one said anything.
 fn reported(call: &Call<'_>, tunnel: TunnelId) -> Value {

@@ -1,6 +1,6 @@
 //! Devices and registrations (contract D, 11.1 to 11.4): `A/devices`.
 
-use adit_model::{DeviceId, RegistrationId};
+use adit_model::{DeviceId, RegistrationId, ServiceTokenId};
 use adit_store::{DeviceRow, FindError, RegistrationFilter, RegistrationRow, RegistrationStatus, Window};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,6 +10,7 @@ use std::str::FromStr;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::answer::{Kind, object};
 use super::body::{self, Family};
 use super::envelope::{ApiError, Reply};
 use super::operation::{Operation, Style};
@@ -26,7 +27,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         Box::pin(legacy_list(call))
     })
     .needs(Area::ZeroTrust, Level::Read)
-    .list(Style::Single, &[]),
+    .list(Style::Single, LEGACY_DEVICE, &[]),
     Operation::post(
         "/accounts/{account}/devices/revoke",
         "Revoke registrations or devices by an array of ids",
@@ -46,33 +47,45 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Get a registration as older clients have it",
         |call| Box::pin(legacy_fetch(call, call.parameter("id"))),
     )
-    .needs(Area::ZeroTrust, Level::Read),
+    .needs(Area::ZeroTrust, Level::Read)
+    .answers(LEGACY_DEVICE),
     Operation::get("/accounts/{account}/devices/registrations", "List registrations", |call| {
         Box::pin(registration_list(call))
     })
     .needs(Area::ZeroTrust, Level::Read)
-    .list(Style::Cursor, &["id", "device.id", "user.id", "search", "status"]),
+    .list(
+        Style::Cursor,
+        REGISTRATION,
+        &[
+            ("id", Kind::Uuid),
+            ("device.id", Kind::Uuid),
+            ("user.id", Kind::Uuid),
+            ("search", Kind::Text),
+            ("status", Kind::OneOf(&["active", "all", "revoked"])),
+        ],
+    ),
     Operation::delete("/accounts/{account}/devices/registrations", "Delete registrations", |call| {
         Box::pin(mark_named(call, Mark::Delete))
     })
     .needs(Area::ZeroTrust, Level::Write)
-    .query(&["id"]),
+    .query(&[("id", Kind::Uuid)]),
     Operation::post("/accounts/{account}/devices/registrations/revoke", "Revoke registrations", |call| {
         Box::pin(mark_named(call, Mark::Revoke))
     })
     .needs(Area::ZeroTrust, Level::Write)
-    .query(&["id"]),
+    .query(&[("id", Kind::Uuid)]),
     Operation::post("/accounts/{account}/devices/registrations/unrevoke", "Take back revocations", |call| {
         Box::pin(mark_named(call, Mark::Unrevoke))
     })
     .needs(Area::ZeroTrust, Level::Write)
-    .query(&["id"]),
+    .query(&[("id", Kind::Uuid)]),
     Operation::get(
         "/accounts/{account}/devices/registrations/{registration}",
         "Get a registration",
         |call| Box::pin(registration_fetch(call, call.parameter("registration"))),
     )
-    .needs(Area::ZeroTrust, Level::Read),
+    .needs(Area::ZeroTrust, Level::Read)
+    .answers(REGISTRATION),
     Operation::delete(
         "/accounts/{account}/devices/registrations/{registration}",
         "Delete a registration",
@@ -83,11 +96,12 @@ pub(super) const OPERATIONS: &[Operation] = &[
         Box::pin(device_list(call))
     })
     .needs(Area::ZeroTrust, Level::Read)
-    .list(Style::Cursor, &[]),
+    .list(Style::Cursor, DEVICE, &[]),
     Operation::get("/accounts/{account}/devices/physical-devices/{device}", "Get a device", |call| {
         Box::pin(device_fetch(call, call.parameter("device")))
     })
-    .needs(Area::ZeroTrust, Level::Read),
+    .needs(Area::ZeroTrust, Level::Read)
+    .answers(DEVICE),
     Operation::delete("/accounts/{account}/devices/physical-devices/{device}", "Delete a device", |call| {
         Box::pin(device_delete(call, call.parameter("device")))
     })
@@ -256,79 +270,98 @@ fn cursor_info(count: usize, per_page: u64, total: u64, next: Option<&str>) -> V
     json!({ "count": count, "per_page": per_page, "total_count": total, "cursor": next })
 }
 
-fn user_object(row: &RegistrationRow) -> Value {
-    json!({ "id": row.service_token, "email": row.user, "name": null })
+object! {
+    USER_FIELDS = user_object(id: Option<ServiceTokenId>, email: &str) [
+        "id": Kind::Maybe(&Kind::Uuid) => id,
+        "email": Kind::Text => email,
+        "name": Kind::Null => Value::Null,
+    ]
 }
 
-fn registration_object(row: &RegistrationRow) -> Value {
-    json!({
-        "id": row.id,
-        "created_at": shape::time(row.created_at),
-        "updated_at": shape::time(row.updated_at),
-        "last_seen_at": shape::time(row.last_seen_at),
-        "key": row.public_key,
-        "key_type": "secp256r1",
-        "tunnel_type": null,
-        "registration_type": "warp",
-        "device": { "id": row.device, "name": row.device_name, "client_version": row.client_version },
-        "user": user_object(row),
-        "policy": null,
-        "revoked_at": shape::maybe_time(row.revoked_at),
-        "deleted_at": null,
-        "virtual_ipv4": null,
-        "virtual_ipv6": null,
-    })
+object! {
+    DEVICE_OF_FIELDS = device_of(row: &RegistrationRow) [
+        "id": Kind::Uuid => row.device,
+        "name": Kind::Text => row.device_name,
+        "client_version": TOLD => row.client_version,
+    ]
 }
 
-fn device_object(row: &DeviceRow) -> Value {
-    json!({
-        "id": row.id,
-        "name": row.name,
-        "created_at": shape::time(row.created_at),
-        "updated_at": shape::time(row.updated_at),
-        "last_seen_at": shape::time(row.last_seen_at),
-        "active_registrations": row.active_registrations,
-        "tags": {},
-        "device_type": row.device_type,
-        "os_version": row.os_version,
-        "client_version": row.client_version,
-        "serial_number": null,
-        "hardware_id": null,
-        "model": null,
-        "manufacturer": null,
-        "mac_address": null,
-        "public_ip": row.public_ip,
-        "deleted_at": null,
-        "last_seen_user": row.last_seen_user.as_ref().map(|user| json!({ "id": null, "email": user, "name": null })),
-        "last_seen_registration": null,
-    })
+object! {
+    REGISTRATION_FIELDS = registration_object(row: &RegistrationRow) [
+        "id": Kind::Uuid => row.id,
+        "created_at": Kind::Time => shape::time(row.created_at),
+        "updated_at": Kind::Time => shape::time(row.updated_at),
+        "last_seen_at": Kind::Time => shape::time(row.last_seen_at),
+        "key": Kind::Text => row.public_key,
+        "key_type": Kind::OneOf(&["secp256r1"]) => "secp256r1",
+        "tunnel_type": Kind::Null => Value::Null,
+        "registration_type": Kind::OneOf(&["warp"]) => "warp",
+        "device": Kind::Object("RegistrationDevice", DEVICE_OF_FIELDS, &[]) => device_of(row),
+        "user": USER => user_object(row.service_token, &row.user),
+        "policy": Kind::Null => Value::Null,
+        "revoked_at": Kind::Maybe(&Kind::Time) => shape::maybe_time(row.revoked_at),
+        "deleted_at": Kind::Null => Value::Null,
+        "virtual_ipv4": Kind::Null => Value::Null,
+        "virtual_ipv6": Kind::Null => Value::Null,
+    ]
 }
 
-/// A registration as the legacy list shows it: one device each.
-fn legacy_object(row: &RegistrationRow) -> Value {
-    json!({
-        "id": row.id,
-        "name": row.device_name,
-        "device_type": row.device_type,
-        "version": row.client_version,
-        "os_version": row.os_version,
-        "os_version_extra": null,
-        "os_distro_name": null,
-        "os_distro_revision": null,
-        "model": null,
-        "manufacturer": null,
-        "mac_address": null,
-        "serial_number": null,
-        "ip": row.public_ip,
-        "key": row.public_key,
-        "created": shape::time(row.created_at),
-        "updated": shape::time(row.updated_at),
-        "last_seen": shape::time(row.last_seen_at),
-        "deleted": false,
-        "revoked_at": shape::maybe_time(row.revoked_at),
-        "user": user_object(row),
-    })
+object! {
+    DEVICE_FIELDS = device_object(row: &DeviceRow) [
+        "id": Kind::Uuid => row.id,
+        "name": Kind::Text => row.name,
+        "created_at": Kind::Time => shape::time(row.created_at),
+        "updated_at": Kind::Time => shape::time(row.updated_at),
+        "last_seen_at": Kind::Time => shape::time(row.last_seen_at),
+        "active_registrations": Kind::Number => row.active_registrations,
+        "tags": Kind::Map(&Kind::Text) => serde_json::Map::new(),
+        "device_type": TOLD => row.device_type,
+        "os_version": TOLD => row.os_version,
+        "client_version": TOLD => row.client_version,
+        "serial_number": Kind::Null => Value::Null,
+        "hardware_id": Kind::Null => Value::Null,
+        "model": Kind::Null => Value::Null,
+        "manufacturer": Kind::Null => Value::Null,
+        "mac_address": Kind::Null => Value::Null,
+        "public_ip": Kind::Maybe(&Kind::Text) => row.public_ip,
+        "deleted_at": Kind::Null => Value::Null,
+        "last_seen_user": Kind::Maybe(&USER) => row.last_seen_user.as_ref().map(|user| user_object(None, user)),
+        "last_seen_registration": Kind::Null => Value::Null,
+    ]
 }
+
+object! {
+    /// A registration as the legacy list shows it: one device each.
+    LEGACY_FIELDS = legacy_object(row: &RegistrationRow) [
+        "id": Kind::Uuid => row.id,
+        "name": Kind::Text => row.device_name,
+        "device_type": TOLD => row.device_type,
+        "version": TOLD => row.client_version,
+        "os_version": TOLD => row.os_version,
+        "os_version_extra": Kind::Null => Value::Null,
+        "os_distro_name": Kind::Null => Value::Null,
+        "os_distro_revision": Kind::Null => Value::Null,
+        "model": Kind::Null => Value::Null,
+        "manufacturer": Kind::Null => Value::Null,
+        "mac_address": Kind::Null => Value::Null,
+        "serial_number": Kind::Null => Value::Null,
+        "ip": Kind::Maybe(&Kind::Text) => row.public_ip,
+        "key": Kind::Text => row.public_key,
+        "created": Kind::Time => shape::time(row.created_at),
+        "updated": Kind::Time => shape::time(row.updated_at),
+        "last_seen": Kind::Time => shape::time(row.last_seen_at),
+        "deleted": Kind::Flag => false,
+        "revoked_at": Kind::Maybe(&Kind::Time) => shape::maybe_time(row.revoked_at),
+        "user": USER => user_object(row.service_token, &row.user),
+    ]
+}
+
+/// What a device has told of itself.
+const TOLD: Kind = Kind::Text;
+const USER: Kind = Kind::Object("DeviceUser", USER_FIELDS, &[]);
+const REGISTRATION: Kind = Kind::Object("Registration", REGISTRATION_FIELDS, &[]);
+const DEVICE: Kind = Kind::Object("Device", DEVICE_FIELDS, &[]);
+const LEGACY_DEVICE: Kind = Kind::Object("LegacyDevice", LEGACY_FIELDS, &[]);
 
 fn parse<T: FromStr>(id: &str) -> Result<T, ApiError> {
     id.parse().map_err(|_| not_found())

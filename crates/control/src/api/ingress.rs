@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use http::StatusCode;
 use ipnet::IpNet;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::envelope::ApiError;
 
@@ -47,6 +47,44 @@ pub(super) fn check(config: &Value) -> Result<(), ApiError> {
         rule(value, at, at + 1 == rules.len())?;
     }
     Ok(())
+}
+
+/// What [`check`] takes, as far as it is a matter of form. A `null` is an absent key.
+pub(super) fn schema() -> Value {
+    let rule = json!({
+        "type": "object",
+        "properties": {
+            "hostname": { "type": ["string", "null"], "maxLength": 255 },
+            "path": { "type": ["string", "null"], "maxLength": MAX_PATH },
+            "service": { "type": "string", "minLength": 1 },
+            "originRequest": origin_request_schema(),
+        },
+        "required": ["service"],
+    });
+    json!({
+        "type": "object",
+        "properties": {
+            "ingress": { "type": "array", "items": rule, "minItems": 1, "maxItems": MAX_RULES },
+            "originRequest": origin_request_schema(),
+            "warp-routing": {
+                "type": ["object", "null"], "properties": { "enabled": { "type": ["boolean", "null"] } },
+            },
+        },
+        "required": ["ingress"],
+    })
+}
+
+fn origin_request_schema() -> Value {
+    let known = ORIGIN_KEYS.iter().map(|(key, form)| {
+        let schema = match form {
+            Form::Seconds => json!({ "type": ["integer", "null"], "minimum": 0, "maximum": MAX_SECONDS }),
+            Form::Count => json!({ "type": ["integer", "null"], "minimum": 0, "maximum": u32::MAX }),
+            Form::Flag => json!({ "type": ["boolean", "null"] }),
+            Form::Text => json!({ "type": ["string", "null"] }),
+        };
+        ((*key).to_owned(), schema)
+    });
+    json!({ "type": ["object", "null"], "properties": known.collect::<Map<_, _>>() })
 }
 
 fn rule(value: &Value, at: usize, last: bool) -> Result<(), ApiError> {
@@ -283,7 +321,6 @@ pub(super) fn fuzz(config: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn refusal(config: &Value) -> Option<(String, String)> {
         let error = check(config).err()?;

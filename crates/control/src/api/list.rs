@@ -12,6 +12,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use self::item::{MAX_ITEMS, Repeated};
+use super::answer::{DIRECTION, EMPTY, Kind, object};
 use super::body::{Family, Fields};
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
@@ -34,52 +35,70 @@ const ORDERS: [&str; 4] = ["name", "created_at", "updated_at", "item_count"];
 
 const CREATE: &[Field] = &[
     Field::required("name", NAME, Shape::Name(MAX_NAME)),
-    Field::required("type", KINDS, Shape::Text),
+    Field::required("type", KINDS, Shape::OneOf(&KIND_NAMES)),
     Field::optional("description", Shape::Comment(MAX_DESCRIPTION)),
-    Field::optional("items", Shape::Any),
+    Field::optional("items", Shape::Told(item::schema)),
 ];
 
 const REPLACE: &[Field] = &[
     Field::required("name", NAME, Shape::Name(MAX_NAME)),
-    Field::optional("type", Shape::Text),
+    Field::optional("type", Shape::OneOf(&KIND_NAMES)),
     Field::optional("description", Shape::Comment(MAX_DESCRIPTION)),
-    Field::optional("items", Shape::Any),
+    Field::optional("items", Shape::Told(item::schema)),
 ];
 
-const CHANGE: &[Field] = &[Field::optional("append", Shape::Any), Field::optional("remove", Shape::Any)];
+const CHANGE: &[Field] = &[
+    Field::optional("append", Shape::Told(item::schema)),
+    Field::optional("remove", Shape::Told(item::removed_schema)),
+];
 
 pub(super) const OPERATIONS: &[Operation] = &[
     Operation::post("/accounts/{account}/gateway/lists", "Create a list", |call| Box::pin(create(call)))
         .needs(Area::ZeroTrust, Level::Write)
-        .body(Family::List, CREATE),
+        .body(Family::List, CREATE)
+        .answers(WHOLE),
     Operation::get("/accounts/{account}/gateway/lists", "List lists", |call| Box::pin(list(call)))
         .needs(Area::ZeroTrust, Level::Read)
-        .list(Style::Single, &["type", "search", "filter", "order_by", "direction"]),
+        .list(
+            Style::Single,
+            LIST,
+            &[
+                ("type", Kind::OneOf(&KIND_NAMES)),
+                ("search", Kind::Text),
+                ("filter", Kind::Text),
+                ("order_by", Kind::OneOf(&ORDERS)),
+                ("direction", DIRECTION),
+            ],
+        ),
     Operation::get("/accounts/{account}/gateway/lists/{list}", "Get a list with its items", |call| {
         Box::pin(fetch(call, call.parameter("list")))
     })
-    .needs(Area::ZeroTrust, Level::Read),
+    .needs(Area::ZeroTrust, Level::Read)
+    .answers(WHOLE),
     Operation::put("/accounts/{account}/gateway/lists/{list}", "Replace a list", |call| {
         Box::pin(replace(call, call.parameter("list")))
     })
     .needs(Area::ZeroTrust, Level::Write)
-    .body(Family::List, REPLACE),
+    .body(Family::List, REPLACE)
+    .answers(WHOLE),
     Operation::patch(
         "/accounts/{account}/gateway/lists/{list}",
         "Add items to a list and take items away",
         |call| Box::pin(change(call, call.parameter("list"))),
     )
     .needs(Area::ZeroTrust, Level::Write)
-    .body(Family::List, CHANGE),
+    .body(Family::List, CHANGE)
+    .answers(LIST),
     Operation::delete("/accounts/{account}/gateway/lists/{list}", "Delete a list", |call| {
         Box::pin(delete(call, call.parameter("list")))
     })
-    .needs(Area::ZeroTrust, Level::Write),
+    .needs(Area::ZeroTrust, Level::Write)
+    .answers(EMPTY),
     Operation::get("/accounts/{account}/gateway/lists/{list}/items", "List the items of a list", |call| {
         Box::pin(items(call, call.parameter("list")))
     })
     .needs(Area::ZeroTrust, Level::Read)
-    .list(Style::Page, &[]),
+    .list(Style::Page, ITEM, &[]),
 ];
 
 async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
@@ -193,25 +212,30 @@ async fn items(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
     Ok(Reply::Many { rows: page.rows.iter().map(item_object).collect(), info })
 }
 
-fn object(list: &ListRow) -> Value {
-    json!({
-        "id": list.id,
-        "name": list.name,
-        "type": list.kind,
-        "description": list.description,
-        "count": list.item_count.unwrap_or(0),
-        "created_at": shape::time(list.created_at),
-        "updated_at": shape::time(list.updated_at),
-    })
+object! {
+    FIELDS = object(list: &ListRow) [
+        "id": Kind::Uuid => list.id,
+        "name": Kind::Text => list.name,
+        "type": Kind::OneOf(&KIND_NAMES) => list.kind,
+        "description": Kind::Maybe(&Kind::Text) => list.description,
+        "count": Kind::Number => list.item_count.unwrap_or(0),
+        "created_at": Kind::Time => shape::time(list.created_at),
+        "updated_at": Kind::Time => shape::time(list.updated_at),
+    ]
 }
 
-fn item_object(item: &ItemRow) -> Value {
-    json!({
-        "value": item.value,
-        "description": item.description,
-        "created_at": shape::time(item.created_at),
-    })
+object! {
+    ITEM_FIELDS = item_object(item: &ItemRow) [
+        "value": Kind::Text => item.value,
+        "description": Kind::Maybe(&Kind::Text) => item.description,
+        "created_at": Kind::Time => shape::time(item.created_at),
+    ]
 }
+
+const LIST: Kind = Kind::Object("GatewayList", FIELDS, &[]);
+const ITEM: Kind = Kind::Object("GatewayListItem", ITEM_FIELDS, &[]);
+const WHOLE: Kind =
+    Kind::Object("GatewayListWithItems", FIELDS, &[("items", Kind::Maybe(&Kind::Many(&ITEM)))]);
 
 impl Selected for ListRow {
     fn texts(&self) -> Vec<&str> {
@@ -264,4 +288,7 @@ fn write_error(error: ListWriteError) -> ApiError {
     }
 }
 
+/// The types that a list may have.
+const KIND_NAMES: [&str; 9] =
+    ["SERIAL", "URL", "DOMAIN", "EMAIL", "IP", "CATEGORY", "LOCATION", "DEVICE", "AAGUID"];
 const KINDS: &str = "SERIAL, URL, DOMAIN, EMAIL, IP, CATEGORY, LOCATION, DEVICE or AAGUID";

@@ -29,7 +29,7 @@ const RESOURCES: [&str; 3] = ["logs", "admin", "host_details"];
 pub(super) const CREATE: &[Field] = &[Field::required(
     "resources",
     "an array of logs, admin or host_details",
-    Shape::List(&Shape::Text, 100, "an array of logs, admin or host_details"),
+    Shape::List(&Shape::OneOf(&RESOURCES), 100, "an array of logs, admin or host_details"),
 )];
 
 /// `POST management` with `{"resources": [..]}`.

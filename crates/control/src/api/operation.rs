@@ -7,6 +7,7 @@
 use std::pin::Pin;
 
 use super::Call;
+use super::answer::{Kind, Member};
 use super::body::Family;
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
@@ -101,8 +102,10 @@ pub(super) struct Operation {
     pub(super) access: Access,
     pub(super) style: Style,
     /// What its query may hold beside its paging; everything else there is ignored.
-    pub(super) query: &'static [&'static str],
+    pub(super) query: &'static [Member],
     pub(super) body: Option<(Family, Shape)>,
+    /// What it answers; of a list, what a row of it is.
+    pub(super) answer: Kind,
     pub(super) run: for<'a> fn(&'a Call<'a>) -> Outcome<'a>,
 }
 
@@ -114,7 +117,7 @@ impl Operation {
         run: for<'a> fn(&'a Call<'a>) -> Outcome<'a>,
     ) -> Self {
         let (access, style) = (Access::Anyone, Style::None);
-        Self { verb, path, summary, access, style, query: &[], body: None, run }
+        Self { verb, path, summary, access, style, query: &[], body: None, answer: Kind::Null, run }
     }
 
     pub(super) const fn get(
@@ -162,13 +165,18 @@ impl Operation {
         Self { access: Access::Needs(area, level), ..self }
     }
 
-    /// It is a list, paged like this, which these parameters narrow.
-    pub(super) const fn list(self, style: Style, query: &'static [&'static str]) -> Self {
-        Self { style, query, ..self }
+    /// It is a list of these, paged like this, which these parameters narrow.
+    pub(super) const fn list(self, style: Style, row: Kind, query: &'static [Member]) -> Self {
+        Self { style, query, answer: row, ..self }
+    }
+
+    /// What it answers; nothing but `null` if it is not said.
+    pub(super) const fn answers(self, answer: Kind) -> Self {
+        Self { answer, ..self }
     }
 
     /// What its query may hold.
-    pub(super) const fn query(self, query: &'static [&'static str]) -> Self {
+    pub(super) const fn query(self, query: &'static [Member]) -> Self {
         Self { query, ..self }
     }
 

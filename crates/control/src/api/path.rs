@@ -129,7 +129,9 @@ impl Query {
 
     fn count(&self, name: &str) -> Result<Option<u64>, ApiError> {
         let parse = |text: &str| {
-            let count = text.parse().ok().filter(|count| *count > 0);
+            let digits = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+            // What is more than can be counted is more than any largest.
+            let count = digits.then(|| text.parse().unwrap_or(u64::MAX)).filter(|count| *count > 0);
             count.ok_or_else(|| invalid(&format!("{name}: expected a number of at least 1")))
         };
         self.text(name).map(parse).transpose()
@@ -213,7 +215,8 @@ mod tests {
         let paging = |text: &str| Query::parse(text).unwrap().paging(20, 1000);
         assert_eq!(paging("").unwrap(), Paging { page: 1, per_page: 20 });
         assert_eq!(paging("per_page=5000&page=3").unwrap().window(), Window { offset: 2000, limit: 1000 });
-        for wrong in ["page=0", "page=-1", "page=x", "per_page=0"] {
+        assert_eq!(paging("per_page=99999999999999999999999").unwrap().window().limit, 1000);
+        for wrong in ["page=0", "page=-1", "page=x", "page=%2B1", "page=1.5", "per_page=0"] {
             assert_eq!(paging(wrong).unwrap_err().status, StatusCode::BAD_REQUEST, "{wrong}");
         }
         assert_eq!(paging(&format!("page={}", u64::MAX)).unwrap().window().offset, u64::MAX);

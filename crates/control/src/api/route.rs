@@ -7,8 +7,9 @@ use adit_store::{
     Deleted, FindError, NewRoute, RouteEdit, RouteFilter, RouteRow, RouteWriteError, Takeover, Window,
 };
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::answer::{Kind, object};
 use super::body::{Family, Fields};
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
@@ -46,83 +47,95 @@ pub(super) const OPERATIONS: &[Operation] = &[
         Box::pin(create(call, None))
     })
     .needs(Area::Tunnel, Level::Write)
-    .body(Family::Network, CREATE),
+    .body(Family::Network, CREATE)
+    .answers(ROUTE),
     Operation::get("/accounts/{account}/teamnet/routes", "List routes", |call| Box::pin(list(call)))
         .needs(Area::Tunnel, Level::Read)
         .list(
             Style::Page,
+            ROUTE,
             &[
-                "comment",
-                "is_deleted",
-                "network_subset",
-                "network_superset",
-                "existed_at",
-                "tunnel_id",
-                "route_id",
-                "virtual_network_id",
-                "tun_types",
+                ("comment", Kind::Text),
+                ("is_deleted", Kind::Flag),
+                ("network_subset", Kind::Text),
+                ("network_superset", Kind::Text),
+                ("existed_at", Kind::Time),
+                ("tunnel_id", Kind::Uuid),
+                ("route_id", Kind::Uuid),
+                ("virtual_network_id", Kind::Uuid),
+                ("tun_types", Kind::Text),
             ],
         ),
     Operation::get("/accounts/{account}/teamnet/routes/ip/{ip}", "Find the route of an address", |call| {
         Box::pin(lookup(call, call.parameter("ip")))
     })
     .needs(Area::Tunnel, Level::Read)
-    .query(&["virtual_network_id"]),
+    .answers(Kind::Maybe(&ROUTE))
+    .query(&[("virtual_network_id", Kind::Uuid)]),
     Operation::get("/accounts/{account}/teamnet/routes/{route}", "Get a route", |call| {
         Box::pin(fetch(call, call.parameter("route")))
     })
-    .needs(Area::Tunnel, Level::Read),
+    .needs(Area::Tunnel, Level::Read)
+    .answers(ROUTE),
     Operation::patch("/accounts/{account}/teamnet/routes/{route}", "Change a route", |call| {
         Box::pin(update_by_id(call, call.parameter("route")))
     })
     .needs(Area::Tunnel, Level::Write)
-    .body(Family::Network, CHANGE),
+    .body(Family::Network, CHANGE)
+    .answers(ROUTE),
     Operation::delete("/accounts/{account}/teamnet/routes/{route}", "Delete a route", |call| {
         Box::pin(delete_by_id(call, call.parameter("route")))
     })
-    .needs(Area::Tunnel, Level::Write),
+    .needs(Area::Tunnel, Level::Write)
+    .answers(ROUTE),
     Operation::post(
         "/accounts/{account}/teamnet/routes/network/{network}",
         "Create a route by its network",
         |call| Box::pin(by_network(call, Verb::Post)),
     )
     .needs(Area::Tunnel, Level::Write)
-    .body(Family::Network, CREATE_BY_NETWORK),
+    .body(Family::Network, CREATE_BY_NETWORK)
+    .answers(ROUTE),
     Operation::patch(
         "/accounts/{account}/teamnet/routes/network/{network}",
         "Change a route by its network",
         |call| Box::pin(by_network(call, Verb::Patch)),
     )
     .needs(Area::Tunnel, Level::Write)
-    .body(Family::Network, CHANGE),
+    .body(Family::Network, CHANGE)
+    .answers(ROUTE),
     Operation::delete(
         "/accounts/{account}/teamnet/routes/network/{network}",
         "Delete a route by its network",
         |call| Box::pin(by_network(call, Verb::Delete)),
     )
     .needs(Area::Tunnel, Level::Write)
-    .query(&["virtual_network_id", "tunnel_id"]),
+    .answers(ROUTE)
+    .query(&[("virtual_network_id", Kind::Uuid), ("tunnel_id", Kind::Uuid)]),
     Operation::post(
         "/accounts/{account}/teamnet/routes/network/{network}/{length}",
         "Create a route by its network",
         |call| Box::pin(by_network(call, Verb::Post)),
     )
     .needs(Area::Tunnel, Level::Write)
-    .body(Family::Network, CREATE_BY_NETWORK),
+    .body(Family::Network, CREATE_BY_NETWORK)
+    .answers(ROUTE),
     Operation::patch(
         "/accounts/{account}/teamnet/routes/network/{network}/{length}",
         "Change a route by its network",
         |call| Box::pin(by_network(call, Verb::Patch)),
     )
     .needs(Area::Tunnel, Level::Write)
-    .body(Family::Network, CHANGE),
+    .body(Family::Network, CHANGE)
+    .answers(ROUTE),
     Operation::delete(
         "/accounts/{account}/teamnet/routes/network/{network}/{length}",
         "Delete a route by its network",
         |call| Box::pin(by_network(call, Verb::Delete)),
     )
     .needs(Area::Tunnel, Level::Write)
-    .query(&["virtual_network_id", "tunnel_id"]),
+    .answers(ROUTE)
+    .query(&[("virtual_network_id", Kind::Uuid), ("tunnel_id", Kind::Uuid)]),
 ];
 
 async fn create(call: &Call<'_>, network: Option<&str>) -> Result<Reply, ApiError> {
@@ -282,20 +295,22 @@ async fn resolve(call: &Call<'_>, network: &str) -> Result<RouteId, ApiError> {
     }
 }
 
-fn object(route: &RouteRow) -> Value {
-    json!({
-        "id": route.id,
-        "network": route.network_as_written,
-        "tunnel_id": route.tunnel,
-        "tunnel_name": route.tunnel_name,
-        "tun_type": "cfd_tunnel",
-        "virtual_network_id": route.virtual_network,
-        "virtual_network_name": route.virtual_network_name,
-        "comment": route.comment,
-        "created_at": shape::time(route.created_at),
-        "deleted_at": shape::maybe_time(route.deleted_at),
-    })
+object! {
+    FIELDS = object(route: &RouteRow) [
+        "id": Kind::Uuid => route.id,
+        "network": Kind::Text => route.network_as_written,
+        "tunnel_id": Kind::Uuid => route.tunnel,
+        "tunnel_name": Kind::Text => route.tunnel_name,
+        "tun_type": Kind::OneOf(&["cfd_tunnel"]) => "cfd_tunnel",
+        "virtual_network_id": Kind::Uuid => route.virtual_network,
+        "virtual_network_name": Kind::Text => route.virtual_network_name,
+        "comment": Kind::Text => route.comment,
+        "created_at": Kind::Time => shape::time(route.created_at),
+        "deleted_at": Kind::Maybe(&Kind::Time) => shape::maybe_time(route.deleted_at),
+    ]
 }
+
+const ROUTE: Kind = Kind::Object("Route", FIELDS, &[]);
 
 fn parse(id: &str) -> Result<RouteId, ApiError> {
     id.parse().map_err(|_| not_found())

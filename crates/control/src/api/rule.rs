@@ -9,13 +9,14 @@ mod settings;
 
 use std::cmp::Ordering;
 
-use adit_model::{Filter, RuleId, Schedule};
+use adit_model::{Filter, MAX_PRECEDENCE, RuleId, Schedule};
 use adit_policy::never_supplied;
-use adit_store::{FindError, RuleContent, RuleRow, RuleWriteError};
+use adit_store::{Expiration, FindError, RuleContent, RuleRow, RuleWriteError};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
+use super::answer::{DIRECTION, EMPTY, Kind, object};
 use super::body::Family;
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
@@ -32,53 +33,67 @@ const ORDERS: [&str; 4] = ["name", "created_at", "updated_at", "precedence"];
 
 /// What a rule may say; [`content`] reads it and knows which parts go together.
 const RULE: &[Field] = &[
-    Field::optional("name", Shape::Any),
-    Field::optional("description", Shape::Any),
-    Field::optional("enabled", Shape::Any),
-    Field::optional("action", Shape::Any),
-    Field::optional("filters", Shape::Any),
-    Field::optional("traffic", Shape::Any),
-    Field::optional("identity", Shape::Any),
-    Field::optional("device_posture", Shape::Any),
-    Field::optional("precedence", Shape::Any),
-    Field::optional("rule_settings", Shape::Any),
-    Field::optional("schedule", Shape::Any),
-    Field::optional("expiration", Shape::Any),
+    Field::required("name", "1 to 256 printable characters", Shape::Name(content::MAX_NAME)),
+    Field::optional("description", Shape::Comment(content::MAX_DESCRIPTION)),
+    Field::optional("enabled", Shape::Flag),
+    Field::required("action", "an action", Shape::Told(content::action_schema)),
+    Field::optional("filters", Shape::Told(content::filters_schema)),
+    Field::optional("traffic", Shape::Text),
+    Field::optional("identity", Shape::Text),
+    Field::optional("device_posture", Shape::Text),
+    Field::optional("precedence", Shape::Number(MAX_PRECEDENCE)),
+    Field::optional("rule_settings", Shape::Told(settings::schema)),
+    Field::optional("schedule", Shape::Told(schedule::schema)),
+    Field::optional("expiration", Shape::Told(schedule::expiration_schema)),
 ];
 
 pub(super) const OPERATIONS: &[Operation] = &[
     Operation::post("/accounts/{account}/gateway/rules", "Create a rule", |call| Box::pin(create(call)))
         .needs(Area::ZeroTrust, Level::Write)
-        .body(Family::Rule, RULE),
+        .body(Family::Rule, RULE)
+        .answers(GATEWAY_RULE),
     Operation::get("/accounts/{account}/gateway/rules", "List rules", |call| Box::pin(list(call)))
         .needs(Area::ZeroTrust, Level::Read)
-        .list(Style::Single, &["search", "filter", "order_by", "direction"]),
+        .list(
+            Style::Single,
+            GATEWAY_RULE,
+            &[
+                ("search", Kind::Text),
+                ("filter", Kind::Text),
+                ("order_by", Kind::OneOf(&ORDERS)),
+                ("direction", DIRECTION),
+            ],
+        ),
     Operation::get(
         "/accounts/{account}/gateway/rules/tenant",
         "List the rules that another account shares",
         |_call| Box::pin(std::future::ready(Ok(tenant()))),
     )
     .needs(Area::ZeroTrust, Level::Read)
-    .list(Style::Single, &[]),
+    .list(Style::Single, GATEWAY_RULE, &[]),
     Operation::get("/accounts/{account}/gateway/rules/{rule}", "Get a rule", |call| {
         Box::pin(fetch(call, call.parameter("rule")))
     })
-    .needs(Area::ZeroTrust, Level::Read),
+    .needs(Area::ZeroTrust, Level::Read)
+    .answers(GATEWAY_RULE),
     Operation::put("/accounts/{account}/gateway/rules/{rule}", "Replace a rule", |call| {
         Box::pin(replace(call, call.parameter("rule")))
     })
     .needs(Area::ZeroTrust, Level::Write)
-    .body(Family::Rule, RULE),
+    .body(Family::Rule, RULE)
+    .answers(GATEWAY_RULE),
     Operation::delete("/accounts/{account}/gateway/rules/{rule}", "Delete a rule", |call| {
         Box::pin(delete(call, call.parameter("rule")))
     })
-    .needs(Area::ZeroTrust, Level::Write),
+    .needs(Area::ZeroTrust, Level::Write)
+    .answers(EMPTY),
     Operation::post(
         "/accounts/{account}/gateway/rules/{rule}/reset_expiration",
         "Let a rule hold for its duration again",
         |call| Box::pin(reset_expiration(call, call.parameter("rule"))),
     )
-    .needs(Area::ZeroTrust, Level::Write),
+    .needs(Area::ZeroTrust, Level::Write)
+    .answers(GATEWAY_RULE),
 ];
 
 async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
@@ -124,43 +139,71 @@ async fn reset_expiration(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> 
     Ok(Reply::One(object(&done.map_err(write_error)?.value)))
 }
 
-fn object(rule: &RuleRow) -> Value {
-    let content = &rule.content;
-    let now = OffsetDateTime::now_utc();
-    let set = content.settings_as_written.as_object().is_some_and(|map| !map.is_empty());
-    json!({
-        "id": rule.id,
-        "name": content.name,
-        "description": content.description,
-        "enabled": content.enabled,
-        "action": content.action,
-        "filters": [content.filter],
-        "traffic": content.traffic.written,
-        "identity": content.identity.written,
-        "device_posture": content.device_posture.written,
-        "x_canonical": {
-            "traffic": content.traffic.canonical,
-            "identity": content.identity.canonical,
-            "device_posture": content.device_posture.canonical,
-        },
-        "precedence": rule.precedence,
-        "version": rule.version,
-        "rule_settings": if set { content.settings_as_written.clone() } else { Value::Null },
-        "schedule": content.schedule.as_ref().map_or(Value::Null, schedule_object),
-        "expiration": content.expiration.map_or(Value::Null, |expiration| json!({
-            "expires_at": shape::whole_time(expiration.at),
-            "duration": expiration.minutes,
-            "expired": expiration.at <= now,
-        })),
-        "created_at": shape::time(rule.created_at),
-        "updated_at": shape::time(rule.updated_at),
-        "deleted_at": Value::Null,
-        "read_only": false,
-        "sharable": false,
-        "source_account": "",
-        "warning_status": warning(rule, now),
-    })
+object! {
+    FIELDS = object(rule: &RuleRow) with {
+        let content = &rule.content;
+        let now = OffsetDateTime::now_utc();
+        let set = content.settings_as_written.as_object().is_some_and(|map| !map.is_empty());
+    } [
+        "id": Kind::Uuid => rule.id,
+        "name": Kind::Text => content.name,
+        "description": Kind::Text => content.description,
+        "enabled": Kind::Flag => content.enabled,
+        "action": Kind::Text => content.action,
+        "filters": Kind::Many(&Kind::Text) => [content.filter],
+        "traffic": Kind::Text => content.traffic.written,
+        "identity": Kind::Text => content.identity.written,
+        "device_posture": Kind::Text => content.device_posture.written,
+        "x_canonical": Kind::Object("RuleCanonical", CANONICAL_FIELDS, &[]) => canonical(content),
+        "precedence": Kind::Number => rule.precedence,
+        "version": Kind::Number => rule.version,
+        "rule_settings": Kind::Maybe(&Kind::Map(&Kind::Anything)) =>
+            if set { content.settings_as_written.clone() } else { Value::Null },
+        "schedule": Kind::Maybe(&SCHEDULE) => content.schedule.as_ref().map_or(Value::Null, schedule_object),
+        "expiration": Kind::Maybe(&Kind::Object("RuleExpiration", EXPIRATION_FIELDS, &[])) =>
+            content.expiration.map_or(Value::Null, |expiration| self::expiration(expiration, now)),
+        "created_at": Kind::Time => shape::time(rule.created_at),
+        "updated_at": Kind::Time => shape::time(rule.updated_at),
+        "deleted_at": Kind::Null => Value::Null,
+        "read_only": Kind::Flag => false,
+        "sharable": Kind::Flag => false,
+        "source_account": Kind::Text => "",
+        "warning_status": Kind::Maybe(&Kind::Text) => warning(rule, now),
+    ]
 }
+
+object! {
+    CANONICAL_FIELDS = canonical(content: &RuleContent) [
+        "traffic": Kind::Text => content.traffic.canonical,
+        "identity": Kind::Text => content.identity.canonical,
+        "device_posture": Kind::Text => content.device_posture.canonical,
+    ]
+}
+
+object! {
+    EXPIRATION_FIELDS = expiration(expiration: Expiration, now: OffsetDateTime) [
+        "expires_at": Kind::Time => shape::whole_time(expiration.at),
+        "duration": Kind::Maybe(&Kind::Number) => expiration.minutes,
+        "expired": Kind::Flag => expiration.at <= now,
+    ]
+}
+
+const TIMES: Kind = Kind::Maybe(&Kind::Text);
+const SCHEDULE: Kind = Kind::Object(
+    "RuleSchedule",
+    &[
+        ("mon", TIMES),
+        ("tue", TIMES),
+        ("wed", TIMES),
+        ("thu", TIMES),
+        ("fri", TIMES),
+        ("sat", TIMES),
+        ("sun", TIMES),
+        ("time_zone", TIMES),
+    ],
+    &[],
+);
+const GATEWAY_RULE: Kind = Kind::Object("GatewayRule", FIELDS, &[]);
 
 fn schedule_object(schedule: &Schedule) -> Value {
     let days = adit_model::DAYS.iter().zip(&schedule.days);

@@ -3,9 +3,10 @@
 use adit_model::{GoDuration, SecretHash, ServiceTokenId};
 use adit_store::{FindError, NewServiceToken, ServiceTokenEdit, ServiceTokenRow};
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 use time::OffsetDateTime;
 
+use super::answer::{Kind, object};
 use super::body::{Family, Fields};
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
@@ -45,67 +46,77 @@ pub(super) const OPERATIONS: &[Operation] = &[
         Box::pin(create(call))
     })
     .needs(Area::ServiceTokens, Level::Write)
-    .body(Family::Access, CREATE),
+    .body(Family::Access, CREATE)
+    .answers(WITH_SECRET),
     Operation::get("/accounts/{account}/access/service_tokens", "List service tokens", |call| {
         Box::pin(list(call))
     })
     .needs(Area::ServiceTokens, Level::Read)
-    .list(Style::Page, &["name"]),
+    .list(Style::Page, SERVICE_TOKEN, &[("name", Kind::Text)]),
     Operation::get(
         "/accounts/{account}/access/service_tokens/{service_token}",
         "Get a service token",
         |call| Box::pin(fetch(call, call.parameter("service_token"))),
     )
-    .needs(Area::ServiceTokens, Level::Read),
+    .needs(Area::ServiceTokens, Level::Read)
+    .answers(SERVICE_TOKEN),
     Operation::put(
         "/accounts/{account}/access/service_tokens/{service_token}",
         "Change a service token",
         |call| Box::pin(update(call, call.parameter("service_token"))),
     )
     .needs(Area::ServiceTokens, Level::Write)
-    .body(Family::Access, CHANGE),
+    .body(Family::Access, CHANGE)
+    .answers(CHANGED),
     Operation::delete(
         "/accounts/{account}/access/service_tokens/{service_token}",
         "Delete a service token",
         |call| Box::pin(delete(call, call.parameter("service_token"))),
     )
-    .needs(Area::ServiceTokens, Level::Write),
+    .needs(Area::ServiceTokens, Level::Write)
+    .answers(SERVICE_TOKEN),
     Operation::post("/zones/{zone}/access/service_tokens", "Create a service token", |call| {
         Box::pin(create(call))
     })
     .needs(Area::ServiceTokens, Level::Write)
-    .body(Family::Access, CREATE),
+    .body(Family::Access, CREATE)
+    .answers(WITH_SECRET),
     Operation::get("/zones/{zone}/access/service_tokens", "List service tokens", |call| Box::pin(list(call)))
         .needs(Area::ServiceTokens, Level::Read)
-        .list(Style::Page, &["name"]),
+        .list(Style::Page, SERVICE_TOKEN, &[("name", Kind::Text)]),
     Operation::get("/zones/{zone}/access/service_tokens/{service_token}", "Get a service token", |call| {
         Box::pin(fetch(call, call.parameter("service_token")))
     })
-    .needs(Area::ServiceTokens, Level::Read),
+    .needs(Area::ServiceTokens, Level::Read)
+    .answers(SERVICE_TOKEN),
     Operation::put("/zones/{zone}/access/service_tokens/{service_token}", "Change a service token", |call| {
         Box::pin(update(call, call.parameter("service_token")))
     })
     .needs(Area::ServiceTokens, Level::Write)
-    .body(Family::Access, CHANGE),
+    .body(Family::Access, CHANGE)
+    .answers(CHANGED),
     Operation::delete(
         "/zones/{zone}/access/service_tokens/{service_token}",
         "Delete a service token",
         |call| Box::pin(delete(call, call.parameter("service_token"))),
     )
-    .needs(Area::ServiceTokens, Level::Write),
+    .needs(Area::ServiceTokens, Level::Write)
+    .answers(SERVICE_TOKEN),
     Operation::post(
         "/accounts/{account}/access/service_tokens/{service_token}/rotate",
         "Make a new secret for a service token",
         |call| Box::pin(rotate(call, call.parameter("service_token"))),
     )
     .needs(Area::ServiceTokens, Level::Write)
-    .body(Family::Access, ROTATE),
+    .body(Family::Access, ROTATE)
+    .answers(WITH_SECRET),
     Operation::post(
         "/accounts/{account}/access/service_tokens/{service_token}/refresh",
         "Make a service token good for its duration again",
         |call| Box::pin(refresh(call, call.parameter("service_token"))),
     )
-    .needs(Area::ServiceTokens, Level::Write),
+    .needs(Area::ServiceTokens, Level::Write)
+    .answers(SERVICE_TOKEN),
 ];
 
 async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
@@ -237,20 +248,27 @@ fn with_secret(mut object: Value, secret: String) -> Value {
     object
 }
 
-fn object(token: &ServiceTokenRow) -> Value {
-    json!({
-        "id": token.id,
-        "name": token.name,
-        "client_id": token.client_id,
-        "client_secret_version": token.secret_version,
-        "previous_client_secret_expires_at": shape::maybe_time(token.previous.map(|(_, until)| until)),
-        "duration": token.duration,
-        "enabled": token.enabled,
-        "expires_at": shape::maybe_time(token.expires_at),
-        "created_at": shape::time(token.created_at),
-        "updated_at": shape::time(token.updated_at),
-    })
+object! {
+    FIELDS = object(token: &ServiceTokenRow) [
+        "id": Kind::Uuid => token.id,
+        "name": Kind::Text => token.name,
+        "client_id": Kind::Text => token.client_id,
+        "client_secret_version": Kind::Number => token.secret_version,
+        "previous_client_secret_expires_at": Kind::Maybe(&Kind::Time) =>
+            shape::maybe_time(token.previous.map(|(_, until)| until)),
+        "duration": Kind::Text => token.duration,
+        "enabled": Kind::Flag => token.enabled,
+        "expires_at": Kind::Maybe(&Kind::Time) => shape::maybe_time(token.expires_at),
+        "created_at": Kind::Time => shape::time(token.created_at),
+        "updated_at": Kind::Time => shape::time(token.updated_at),
+    ]
 }
+
+const SERVICE_TOKEN: Kind = Kind::Object("ServiceToken", FIELDS, &[]);
+const WITH_SECRET: Kind = Kind::Object("ServiceTokenWithSecret", FIELDS, &[("client_secret", Kind::Text)]);
+/// The secret is there if a new one was made.
+const CHANGED: Kind =
+    Kind::Object("ServiceTokenChanged", FIELDS, &[("client_secret", Kind::Sometimes(&Kind::Text))]);
 
 fn parse(id: &str) -> Result<ServiceTokenId, ApiError> {
     id.parse().map_err(|_| not_found())

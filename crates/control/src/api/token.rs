@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
+use super::answer::{Kind, object};
 use super::auth::Standing;
 use super::body::{Family, Fields};
 use super::body_shape::{Field, Shape};
@@ -14,7 +15,7 @@ use super::envelope::{ApiError, Reply};
 use super::operation::{Operation, Style};
 use super::{Call, shape};
 use crate::install::new_api_token;
-use crate::permission::{self, Area, GROUPS, Level};
+use crate::permission::{self, Area, GROUPS, Group, Level};
 
 /// Longest name of a token, in characters.
 const MAX_NAME: usize = 120;
@@ -24,18 +25,22 @@ const MAX_PER_PAGE: u64 = 1000;
 /// Whether the token that asks is good (contract D, 5).
 pub(super) fn verify(call: &Call<'_>) -> Reply {
     let token = &call.principal.token;
-    Reply::One(json!({
-        "id": token.id.uuid().simple().to_string(),
-        "status": call.principal.standing.as_str(),
-        "not_before": shape::maybe_time(token.not_before),
-        "expires_on": shape::maybe_time(token.expires_at),
-    }))
+    Reply::One(verified(token, call.principal.standing))
+}
+
+object! {
+    VERIFIED_FIELDS = verified(token: &TokenRow, standing: Standing) [
+        "id": Kind::Tag => token.id.uuid().simple().to_string(),
+        "status": STANDING => standing.as_str(),
+        "not_before": Kind::Maybe(&Kind::Time) => shape::maybe_time(token.not_before),
+        "expires_on": Kind::Maybe(&Kind::Time) => shape::maybe_time(token.expires_at),
+    ]
 }
 
 const TOKEN: &[Field] = &[
     Field::required("name", "a text", Shape::Name(MAX_NAME)),
-    Field::required("policies", "an array of policies", Shape::Any),
-    Field::optional("condition", Shape::Any),
+    Field::required("policies", "an array of policies", Shape::Told(permission::policies_schema)),
+    Field::optional("condition", Shape::Told(condition_schema)),
     Field::optional("status", Shape::OneOf(&["active", "disabled"])),
     Field::optional("not_before", Shape::Time),
     Field::optional("expires_on", Shape::Time),
@@ -44,66 +49,78 @@ const TOKEN: &[Field] = &[
 pub(super) const OPERATIONS: &[Operation] = &[
     Operation::get("/accounts/{account}/tokens/verify", "Tell whether this token is good", |call| {
         Box::pin(std::future::ready(Ok(verify(call))))
-    }),
+    })
+    .answers(VERIFIED),
     Operation::get("/accounts/{account}/tokens/permission_groups", "List permission groups", |call| {
         Box::pin(std::future::ready(Ok(groups(call))))
     })
     .needs(Area::ApiTokens, Level::Read)
-    .list(Style::Single, &["name", "scope"]),
+    .list(Style::Single, GROUP, &[("name", Kind::Text), ("scope", Kind::Text)]),
     Operation::get("/accounts/{account}/tokens", "List API tokens", |call| Box::pin(list(call)))
         .needs(Area::ApiTokens, Level::Read)
-        .list(Style::Page, &[]),
+        .list(Style::Page, API_TOKEN, &[]),
     Operation::post("/accounts/{account}/tokens", "Create an API token", |call| Box::pin(create(call)))
         .needs(Area::ApiTokens, Level::Write)
-        .body(Family::Network, TOKEN),
+        .body(Family::Network, TOKEN)
+        .answers(CREATED),
     Operation::get("/accounts/{account}/tokens/{token}", "Get an API token", |call| {
         Box::pin(fetch(call, call.parameter("token")))
     })
-    .needs(Area::ApiTokens, Level::Read),
+    .needs(Area::ApiTokens, Level::Read)
+    .answers(API_TOKEN),
     Operation::put("/accounts/{account}/tokens/{token}", "Replace an API token", |call| {
         Box::pin(update(call, call.parameter("token")))
     })
     .needs(Area::ApiTokens, Level::Write)
-    .body(Family::Network, TOKEN),
+    .body(Family::Network, TOKEN)
+    .answers(API_TOKEN),
     Operation::delete("/accounts/{account}/tokens/{token}", "Delete an API token", |call| {
         Box::pin(revoke(call, call.parameter("token")))
     })
-    .needs(Area::ApiTokens, Level::Write),
+    .needs(Area::ApiTokens, Level::Write)
+    .answers(REVOKED),
     Operation::put("/accounts/{account}/tokens/{token}/value", "Make a new value for an API token", |call| {
         Box::pin(roll(call, call.parameter("token")))
     })
-    .needs(Area::ApiTokens, Level::Write),
+    .needs(Area::ApiTokens, Level::Write)
+    .answers(Kind::Text),
     Operation::get("/user/tokens/verify", "Tell whether this token is good", |call| {
         Box::pin(std::future::ready(Ok(verify(call))))
-    }),
+    })
+    .answers(VERIFIED),
     Operation::get("/user/tokens/permission_groups", "List permission groups", |call| {
         Box::pin(std::future::ready(Ok(groups(call))))
     })
     .needs(Area::ApiTokens, Level::Read)
-    .list(Style::Single, &["name", "scope"]),
+    .list(Style::Single, GROUP, &[("name", Kind::Text), ("scope", Kind::Text)]),
     Operation::get("/user/tokens", "List API tokens", |call| Box::pin(list(call)))
         .needs(Area::ApiTokens, Level::Read)
-        .list(Style::Page, &[]),
+        .list(Style::Page, API_TOKEN, &[]),
     Operation::post("/user/tokens", "Create an API token", |call| Box::pin(create(call)))
         .needs(Area::ApiTokens, Level::Write)
-        .body(Family::Network, TOKEN),
+        .body(Family::Network, TOKEN)
+        .answers(CREATED),
     Operation::get("/user/tokens/{token}", "Get an API token", |call| {
         Box::pin(fetch(call, call.parameter("token")))
     })
-    .needs(Area::ApiTokens, Level::Read),
+    .needs(Area::ApiTokens, Level::Read)
+    .answers(API_TOKEN),
     Operation::put("/user/tokens/{token}", "Replace an API token", |call| {
         Box::pin(update(call, call.parameter("token")))
     })
     .needs(Area::ApiTokens, Level::Write)
-    .body(Family::Network, TOKEN),
+    .body(Family::Network, TOKEN)
+    .answers(API_TOKEN),
     Operation::delete("/user/tokens/{token}", "Delete an API token", |call| {
         Box::pin(revoke(call, call.parameter("token")))
     })
-    .needs(Area::ApiTokens, Level::Write),
+    .needs(Area::ApiTokens, Level::Write)
+    .answers(REVOKED),
     Operation::put("/user/tokens/{token}/value", "Make a new value for an API token", |call| {
         Box::pin(roll(call, call.parameter("token")))
     })
-    .needs(Area::ApiTokens, Level::Write),
+    .needs(Area::ApiTokens, Level::Write)
+    .answers(Kind::Text),
 ];
 
 fn groups(call: &Call<'_>) -> Reply {
@@ -111,7 +128,7 @@ fn groups(call: &Call<'_>) -> Reply {
     let scope = "com.cloudflare.api.account";
     let in_scope = wanted.is_none_or(|wanted| wanted == scope);
     let groups = GROUPS.iter().filter(|group| in_scope && name.is_none_or(|name| group.name == name));
-    let rows = groups.map(|group| json!({ "id": group.id, "name": group.name, "scopes": [scope] })).collect();
+    let rows = groups.map(|group| self::group(group, scope)).collect();
     Reply::single(rows)
 }
 
@@ -161,8 +178,7 @@ async fn roll(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
 
 async fn revoke(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
     let done = call.control.0.store.token_revoke(&call.actor, call.account, parse(id)?).await;
-    let row = done.map_err(missing)?.value;
-    Ok(Reply::One(json!({ "id": row.id.uuid().simple().to_string() })))
+    Ok(Reply::One(revoked(&done.map_err(missing)?.value)))
 }
 
 /// The fields of a token as it is created or replaced.
@@ -187,6 +203,23 @@ fn read(fields: &Fields) -> Result<TokenEdit, ApiError> {
         disabled,
         not_before: fields.time("not_before")?,
         expires_at: fields.time("expires_on")?,
+    })
+}
+
+/// What [`condition`] takes.
+fn condition_schema() -> Value {
+    let networks = json!({ "type": ["array", "null"], "items": {
+        "type": "string",
+        "description": "A network such as 192.0.2.0/24.",
+        "pattern": "^[0-9A-Fa-f.:]+/[0-9]{1,3}$",
+    } });
+    let addresses = json!({
+        "type": ["object", "null"],
+        "properties": { "in": networks, "not_in": networks },
+        "additionalProperties": false,
+    });
+    json!({
+        "type": ["object", "null"], "properties": { "request_ip": addresses }, "additionalProperties": false,
     })
 }
 
@@ -215,19 +248,54 @@ fn condition(fields: &Fields) -> Result<Option<Value>, ApiError> {
     Ok(Some(condition.clone()))
 }
 
-fn object(token: &TokenRow) -> Value {
-    json!({
-        "id": token.id.uuid().simple().to_string(),
-        "name": token.name,
-        "status": Standing::of(token, OffsetDateTime::now_utc()).as_str(),
-        "policies": policies(token),
-        "condition": token.condition,
-        "not_before": shape::maybe_time(token.not_before),
-        "expires_on": shape::maybe_time(token.expires_at),
-        "issued_on": shape::time(token.created_at),
-        "modified_on": shape::time(token.updated_at),
-    })
+object! {
+    FIELDS = object(token: &TokenRow) [
+        "id": Kind::Tag => token.id.uuid().simple().to_string(),
+        "name": Kind::Text => token.name,
+        "status": STANDING => Standing::of(token, OffsetDateTime::now_utc()).as_str(),
+        "policies": Kind::Many(&POLICY) => policies(token),
+        "condition": Kind::Maybe(&Kind::Map(&Kind::Anything)) => token.condition,
+        "not_before": Kind::Maybe(&Kind::Time) => shape::maybe_time(token.not_before),
+        "expires_on": Kind::Maybe(&Kind::Time) => shape::maybe_time(token.expires_at),
+        "issued_on": Kind::Time => shape::time(token.created_at),
+        "modified_on": Kind::Time => shape::time(token.updated_at),
+    ]
 }
+
+object! {
+    GROUP_FIELDS = group(group: &Group, scope: &str) [
+        "id": Kind::Tag => group.id,
+        "name": Kind::Text => group.name,
+        "scopes": Kind::Many(&Kind::Text) => [scope],
+    ]
+}
+
+object! {
+    REVOKED_FIELDS = revoked(token: &TokenRow) [
+        "id": Kind::Tag => token.id.uuid().simple().to_string(),
+    ]
+}
+
+const STANDING: Kind = Kind::OneOf(&["active", "disabled", "expired"]);
+const VERIFIED: Kind = Kind::Object("ApiTokenVerified", VERIFIED_FIELDS, &[]);
+const API_TOKEN: Kind = Kind::Object("ApiToken", FIELDS, &[]);
+const CREATED: Kind = Kind::Object("ApiTokenCreated", FIELDS, &[("value", Kind::Text)]);
+const REVOKED: Kind = Kind::Object("ApiTokenDeleted", REVOKED_FIELDS, &[]);
+const GROUP: Kind = Kind::Object("PermissionGroup", GROUP_FIELDS, &[]);
+/// A policy, as [`permission::checked_policies`] keeps it, with an id.
+const POLICY: Kind = Kind::Object(
+    "TokenPolicy",
+    &[
+        ("id", Kind::Tag),
+        ("effect", Kind::OneOf(&["allow", "deny"])),
+        (
+            "permission_groups",
+            Kind::Many(&Kind::Object("TokenPolicyGroup", &[("id", Kind::Tag), ("name", Kind::Text)], &[])),
+        ),
+        ("resources", Kind::Map(&Kind::Text)),
+    ],
+    &[],
+);
 
 /// The policies as they are shown: each with an id, which the published schema asks for and nothing here goes by.
 fn policies(token: &TokenRow) -> Value {

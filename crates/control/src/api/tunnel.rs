@@ -1,5 +1,7 @@
 //! Tunnels (contract D, 6.1 and 6.2): `A/cfd_tunnel`, and `A/tunnels` for all kinds in one list.
 
+use std::time::SystemTime;
+
 use adit_model::{Command, ConnectionOpened, ConnectorId, TunnelId};
 use adit_store::{
     Cascade, ConfigSource, FindError, NewTunnel, TunnelDeleteError, TunnelEdit, TunnelFilter, TunnelRow,
@@ -13,6 +15,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::answer::{EMPTY, Kind, Member, object};
 use super::body::{Family, Fields};
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
@@ -35,18 +38,18 @@ const HEALTHY_CONNECTIONS: usize = 2;
 const KIND: &str = "cfd_tunnel";
 
 /// What narrows a list of tunnels.
-const FILTERS: &[&str] = &[
-    "name",
-    "name_prefix",
-    "include_prefix",
-    "exclude_prefix",
-    "uuid",
-    "is_deleted",
-    "status",
-    "existed_at",
-    "was_active_at",
-    "was_inactive_at",
-    "tun_types",
+const FILTERS: &[Member] = &[
+    ("name", Kind::Text),
+    ("name_prefix", Kind::Text),
+    ("include_prefix", Kind::Text),
+    ("exclude_prefix", Kind::Text),
+    ("uuid", Kind::Uuid),
+    ("is_deleted", Kind::Flag),
+    ("status", Kind::OneOf(&Status::NAMES)),
+    ("existed_at", Kind::Time),
+    ("was_active_at", Kind::Time),
+    ("was_inactive_at", Kind::Time),
+    ("tun_types", Kind::Text),
 ];
 
 const CREATE: &[Field] = &[
@@ -63,77 +66,88 @@ const CHANGE: &[Field] = &[
 pub(super) const OPERATIONS: &[Operation] = &[
     Operation::post("/accounts/{account}/cfd_tunnel", "Create a tunnel", |call| Box::pin(create(call)))
         .needs(Area::Tunnel, Level::Write)
-        .body(Family::Network, CREATE),
+        .body(Family::Network, CREATE)
+        .answers(CREATED),
     Operation::get("/accounts/{account}/cfd_tunnel", "List tunnels", |call| Box::pin(list(call)))
         .needs(Area::Tunnel, Level::Read)
-        .list(Style::Page, FILTERS),
+        .list(Style::Page, TUNNEL, FILTERS),
     Operation::get("/accounts/{account}/tunnels", "List tunnels of every kind", |call| Box::pin(list(call)))
         .needs(Area::Tunnel, Level::Read)
-        .list(Style::Page, FILTERS),
+        .list(Style::Page, TUNNEL, FILTERS),
     Operation::get("/accounts/{account}/cfd_tunnel/{tunnel}", "Get a tunnel", |call| {
         Box::pin(fetch(call, call.parameter("tunnel")))
     })
-    .needs(Area::Tunnel, Level::Read),
+    .needs(Area::Tunnel, Level::Read)
+    .answers(TUNNEL),
     Operation::patch("/accounts/{account}/cfd_tunnel/{tunnel}", "Change a tunnel", |call| {
         Box::pin(update(call, call.parameter("tunnel")))
     })
     .needs(Area::Tunnel, Level::Write)
-    .body(Family::Network, CHANGE),
+    .body(Family::Network, CHANGE)
+    .answers(TUNNEL),
     Operation::delete("/accounts/{account}/cfd_tunnel/{tunnel}", "Delete a tunnel", |call| {
         Box::pin(delete(call, call.parameter("tunnel")))
     })
     .needs(Area::Tunnel, Level::Write)
-    .query(&["cascade"]),
+    .answers(TUNNEL)
+    .query(&[("cascade", Kind::Flag)]),
     Operation::get(
         "/accounts/{account}/cfd_tunnel/{tunnel}/connections",
         "List a tunnel's connectors",
         |call| Box::pin(connections(call, call.parameter("tunnel"))),
     )
     .needs(Area::Tunnel, Level::Read)
-    .list(Style::Single, &[]),
+    .list(Style::Single, CONNECTOR, &[]),
     Operation::delete(
         "/accounts/{account}/cfd_tunnel/{tunnel}/connections",
         "Close a tunnel's connections",
         |call| Box::pin(connections_close(call, call.parameter("tunnel"))),
     )
     .needs(Area::Tunnel, Level::Write)
-    .query(&["client_id"]),
+    .answers(EMPTY)
+    .query(&[("client_id", Kind::Uuid)]),
     Operation::get(
         "/accounts/{account}/cfd_tunnel/{tunnel}/connectors/{connector}",
         "Get a connector",
         |call| Box::pin(connector_fetch(call, call.parameter("tunnel"), call.parameter("connector"))),
     )
-    .needs(Area::Tunnel, Level::Read),
+    .needs(Area::Tunnel, Level::Read)
+    .answers(CONNECTOR_TOLD),
     Operation::get(
         "/accounts/{account}/cfd_tunnel/{tunnel}/configurations",
         "Get a tunnel's configuration",
         |call| Box::pin(configuration::fetch(call, call.parameter("tunnel"))),
     )
-    .needs(Area::Tunnel, Level::Read),
+    .needs(Area::Tunnel, Level::Read)
+    .answers(configuration::CONFIGURATION),
     Operation::put(
         "/accounts/{account}/cfd_tunnel/{tunnel}/configurations",
         "Replace a tunnel's configuration",
         |call| Box::pin(configuration::put(call, call.parameter("tunnel"))),
     )
     .needs(Area::Tunnel, Level::Write)
-    .body(Family::Network, configuration::PUT),
+    .body(Family::Network, configuration::PUT)
+    .answers(configuration::CONFIGURATION),
     Operation::post(
         "/accounts/{account}/cfd_tunnel/{tunnel}/management",
         "Make a token for what connectors tell",
         |call| Box::pin(management::create(call, call.parameter("tunnel"))),
     )
     .needs(Area::Tunnel, Level::Write)
-    .body(Family::Network, management::CREATE),
+    .body(Family::Network, management::CREATE)
+    .answers(Kind::Text),
     Operation::post(
         "/accounts/{account}/cfd_tunnel/{tunnel}/management/{resource}",
         "Make a token for one thing that connectors tell",
         |call| Box::pin(management::create_for(call, call.parameter("tunnel"), call.parameter("resource"))),
     )
-    .needs(Area::Tunnel, Level::Write),
+    .needs(Area::Tunnel, Level::Write)
+    .answers(Kind::Text),
     Operation::get("/accounts/{account}/cfd_tunnel/{tunnel}/token", "Get a tunnel's token", |call| {
         Box::pin(token_fetch(call, call.parameter("tunnel")))
     })
-    .needs(Area::Tunnel, Level::Write),
+    .needs(Area::Tunnel, Level::Write)
+    .answers(Kind::Text),
 ];
 
 async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
@@ -355,44 +369,57 @@ impl Status {
     }
 }
 
-fn object(tunnel: &TunnelRow, live: &Live) -> Value {
-    let open = live.of(tunnel.id);
-    let since = |row: Option<OffsetDateTime>| shape::maybe_time(row);
-    // A time of the other kind is null, by which clients see whether the tunnel is up.
-    let (active, inactive) = if open.is_empty() {
-        (Value::Null, since(tunnel.conns_inactive_at))
-    } else {
-        (since(tunnel.conns_active_at), Value::Null)
-    };
-    json!({
-        "id": tunnel.id,
-        "account_tag": tunnel.account,
-        "name": tunnel.name,
-        "created_at": shape::time(tunnel.created_at),
-        "deleted_at": shape::maybe_time(tunnel.deleted_at),
-        "status": Status::of(tunnel, live).as_str(),
-        "tun_type": KIND,
-        "remote_config": tunnel.config_source == ConfigSource::Control,
-        "config_src": tunnel.config_source.as_str(),
-        "connections": open.iter().map(connection).collect::<Vec<_>>(),
-        "conns_active_at": active,
-        "conns_inactive_at": inactive,
-        "metadata": {},
-    })
+object! {
+    FIELDS = object(tunnel: &TunnelRow, live: &Live) with {
+        let open = live.of(tunnel.id);
+        // A time of the other kind is null, by which clients see whether the tunnel is up.
+        let (active, inactive) = if open.is_empty() {
+            (Value::Null, shape::maybe_time(tunnel.conns_inactive_at))
+        } else {
+            (shape::maybe_time(tunnel.conns_active_at), Value::Null)
+        };
+    } [
+        "id": Kind::Uuid => tunnel.id,
+        "account_tag": Kind::Tag => tunnel.account,
+        "name": Kind::Text => tunnel.name,
+        "created_at": Kind::Time => shape::time(tunnel.created_at),
+        "deleted_at": Kind::Maybe(&Kind::Time) => shape::maybe_time(tunnel.deleted_at),
+        "status": Kind::OneOf(&Status::NAMES) => Status::of(tunnel, live).as_str(),
+        "tun_type": Kind::OneOf(&[KIND]) => KIND,
+        "remote_config": Kind::Flag => tunnel.config_source == ConfigSource::Control,
+        "config_src": SOURCE => tunnel.config_source.as_str(),
+        "connections": Kind::Many(&CONNECTION) => open.iter().map(connection).collect::<Vec<_>>(),
+        "conns_active_at": Kind::Maybe(&Kind::Time) => active,
+        "conns_inactive_at": Kind::Maybe(&Kind::Time) => inactive,
+        "metadata": Kind::Map(&Kind::Anything) => serde_json::Map::new(),
+    ]
 }
 
-fn connection(open: &ConnectionOpened) -> Value {
-    json!({
-        "id": open.connection,
-        "uuid": open.connection,
-        "colo_name": open.node,
-        "is_pending_reconnect": false,
-        "origin_ip": open.origin.to_canonical(),
-        "opened_at": shape::time(open.at.into()),
-        "client_id": open.connector,
-        "client_version": open.version,
-    })
+object! {
+    CONNECTION_FIELDS = connection(open: &ConnectionOpened) [
+        "id": Kind::Uuid => open.connection,
+        "uuid": Kind::Uuid => open.connection,
+        "colo_name": Kind::Text => open.node,
+        "is_pending_reconnect": Kind::Flag => false,
+        "origin_ip": Kind::Text => open.origin.to_canonical(),
+        "opened_at": Kind::Time => shape::time(open.at.into()),
+        "client_id": Kind::Uuid => open.connector,
+        "client_version": Kind::Text => open.version,
+    ]
 }
+
+/// Where a configuration comes from.
+pub(super) const SOURCE: Kind = Kind::OneOf(&["local", "cloudflare"]);
+const CONNECTION: Kind = Kind::Object("Connection", CONNECTION_FIELDS, &[]);
+const TUNNEL: Kind = Kind::Object("Tunnel", FIELDS, &[]);
+const CREATED: Kind =
+    Kind::Object("TunnelCreated", FIELDS, &[("token", Kind::Text), ("x_edges", Kind::Many(&Kind::Text))]);
+const CONNECTOR: Kind = Kind::Object("Connector", CONNECTOR_FIELDS, &[]);
+const CONNECTOR_TOLD: Kind = Kind::Object(
+    "ConnectorWithConfiguration",
+    CONNECTOR_FIELDS,
+    &[("x_local_configuration", Kind::Anything)],
+);
 
 /// One element for each connector; the connections come sorted by it.
 fn connectors(open: &[ConnectionOpened]) -> Vec<Value> {
@@ -400,17 +427,21 @@ fn connectors(open: &[ConnectionOpened]) -> Vec<Value> {
         .map(|open| {
             let first = &open[0];
             let began = open.iter().map(|open| open.at).min().unwrap_or(first.at);
-            json!({
-                "id": first.connector,
-                "arch": first.architecture,
-                "version": first.version,
-                "features": first.features,
-                "run_at": shape::time(began.into()),
-                "config_version": 0,
-                "conns": open.iter().map(connection).collect::<Vec<_>>(),
-            })
+            connector_object(first, began, open)
         })
         .collect()
+}
+
+object! {
+    CONNECTOR_FIELDS = connector_object(first: &ConnectionOpened, began: SystemTime, open: &[ConnectionOpened]) [
+        "id": Kind::Uuid => first.connector,
+        "arch": Kind::Text => first.architecture,
+        "version": Kind::Text => first.version,
+        "features": Kind::Many(&Kind::Text) => first.features,
+        "run_at": Kind::Time => shape::time(began.into()),
+        "config_version": Kind::Number => 0,
+        "conns": Kind::Many(&CONNECTION) => open.iter().map(connection).collect::<Vec<_>>(),
+    ]
 }
 
 pub(super) fn parse(id: &str) -> Result<TunnelId, ApiError> {

@@ -6,8 +6,8 @@ use adit_store::{
     VirtualNetworkFilter, VirtualNetworkRow, VirtualNetworkWriteError,
 };
 use http::StatusCode;
-use serde_json::{Value, json};
 
+use super::answer::{Kind, object};
 use super::body::{Family, Fields};
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
@@ -37,32 +37,46 @@ pub(super) const OPERATIONS: &[Operation] = &[
         Box::pin(create(call))
     })
     .needs(Area::Tunnel, Level::Write)
-    .body(Family::Network, CREATE),
+    .body(Family::Network, CREATE)
+    .answers(VIRTUAL_NETWORK),
     Operation::get("/accounts/{account}/teamnet/virtual_networks", "List virtual networks", |call| {
         Box::pin(list(call))
     })
     .needs(Area::Tunnel, Level::Read)
-    .list(Style::Single, &["id", "name", "is_default", "is_default_network", "is_deleted"]),
+    .list(
+        Style::Single,
+        VIRTUAL_NETWORK,
+        &[
+            ("id", Kind::Uuid),
+            ("name", Kind::Text),
+            ("is_default", Kind::Flag),
+            ("is_default_network", Kind::Flag),
+            ("is_deleted", Kind::Flag),
+        ],
+    ),
     Operation::get(
         "/accounts/{account}/teamnet/virtual_networks/{virtual_network}",
         "Get a virtual network",
         |call| Box::pin(fetch(call, call.parameter("virtual_network"))),
     )
-    .needs(Area::Tunnel, Level::Read),
+    .needs(Area::Tunnel, Level::Read)
+    .answers(VIRTUAL_NETWORK),
     Operation::patch(
         "/accounts/{account}/teamnet/virtual_networks/{virtual_network}",
         "Change a virtual network",
         |call| Box::pin(update(call, call.parameter("virtual_network"))),
     )
     .needs(Area::Tunnel, Level::Write)
-    .body(Family::Network, CHANGE),
+    .body(Family::Network, CHANGE)
+    .answers(VIRTUAL_NETWORK),
     Operation::delete(
         "/accounts/{account}/teamnet/virtual_networks/{virtual_network}",
         "Delete a virtual network",
         |call| Box::pin(delete(call, call.parameter("virtual_network"))),
     )
     .needs(Area::Tunnel, Level::Write)
-    .query(&["force"]),
+    .answers(VIRTUAL_NETWORK)
+    .query(&[("force", Kind::Flag)]),
 ];
 
 async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
@@ -127,16 +141,18 @@ async fn delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
     Ok(Reply::One(object(&row)))
 }
 
-fn object(network: &VirtualNetworkRow) -> Value {
-    json!({
-        "id": network.id,
-        "name": network.name,
-        "comment": network.comment,
-        "is_default_network": network.is_default,
-        "created_at": shape::time(network.created_at),
-        "deleted_at": shape::maybe_time(network.deleted_at),
-    })
+object! {
+    FIELDS = object(network: &VirtualNetworkRow) [
+        "id": Kind::Uuid => network.id,
+        "name": Kind::Text => network.name,
+        "comment": Kind::Text => network.comment,
+        "is_default_network": Kind::Flag => network.is_default,
+        "created_at": Kind::Time => shape::time(network.created_at),
+        "deleted_at": Kind::Maybe(&Kind::Time) => shape::maybe_time(network.deleted_at),
+    ]
 }
+
+const VIRTUAL_NETWORK: Kind = Kind::Object("VirtualNetwork", FIELDS, &[]);
 
 fn parse(id: &str) -> Result<VirtualNetworkId, ApiError> {
     id.parse().map_err(|_| not_found())

@@ -5,10 +5,13 @@
 //! CNAME to its tunnel. Names that edges answer themselves, such as the API's, cannot be taken.
 
 use adit_model::{HostnameId, PublicHostname, TunnelId};
-use adit_store::{FindError, HostnameFilter, HostnamePut, HostnameRow, HostnameWriteError, Overwrite};
+use adit_store::{
+    AccountRow, FindError, HostnameFilter, HostnamePut, HostnameRow, HostnameWriteError, Overwrite,
+};
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
+use super::answer::{Kind, object};
 use super::body::Family;
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
@@ -48,27 +51,33 @@ const ROUTE: &[Field] = &[
 ];
 
 pub(super) const OPERATIONS: &[Operation] = &[
-    Operation::get("/zones", "List zones", |call| Box::pin(list(call)))
-        .list(Style::Page, &["name", "account.id"]),
-    Operation::get("/zones/{zone}", "Get a zone", |call| Box::pin(fetch(call))),
+    Operation::get("/zones", "List zones", |call| Box::pin(list(call))).list(
+        Style::Page,
+        ZONE,
+        &[("name", Kind::Text), ("account.id", Kind::Text)],
+    ),
+    Operation::get("/zones/{zone}", "Get a zone", |call| Box::pin(fetch(call))).answers(ZONE),
     Operation::put(
         "/zones/{zone}/tunnels/{tunnel}/routes",
         "Make a public host name lead to a tunnel",
         |call| Box::pin(route(call, call.parameter("tunnel"))),
     )
     .needs(Area::Tunnel, Level::Write)
-    .body(Family::Network, ROUTE),
+    .body(Family::Network, ROUTE)
+    .answers(ROUTED),
     Operation::get("/zones/{zone}/dns_records", "List public host names", |call| Box::pin(records(call)))
         .needs(Area::Tunnel, Level::Read)
-        .list(Style::Page, &["name", "content", "type"]),
+        .list(Style::Page, RECORD, &[("name", Kind::Text), ("content", Kind::Text), ("type", Kind::Text)]),
     Operation::get("/zones/{zone}/dns_records/{record}", "Get a public host name", |call| {
         Box::pin(record_fetch(call, call.parameter("record")))
     })
-    .needs(Area::Tunnel, Level::Read),
+    .needs(Area::Tunnel, Level::Read)
+    .answers(RECORD),
     Operation::delete("/zones/{zone}/dns_records/{record}", "Delete a public host name", |call| {
         Box::pin(record_delete(call, call.parameter("record")))
     })
-    .needs(Area::Tunnel, Level::Write),
+    .needs(Area::Tunnel, Level::Write)
+    .answers(DELETED),
 ];
 
 async fn fetch(call: &Call<'_>) -> Result<Reply, ApiError> {
@@ -79,14 +88,7 @@ async fn object(call: &Call<'_>) -> Result<Value, ApiError> {
     let accounts = call.control.0.store.account_list().await?;
     let account = accounts.into_iter().find(|account| account.id == call.account);
     let account = account.ok_or_else(ApiError::no_route)?;
-    Ok(json!({
-        "id": account.id,
-        "name": account.name,
-        "account": { "id": account.id, "name": account.name },
-        "status": "active",
-        "type": "full",
-        "created_on": shape::time(account.created_at),
-    }))
+    Ok(zone(&account))
 }
 
 async fn route(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
@@ -126,7 +128,7 @@ async fn route(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
         outcome,
         "a public host name leads to a tunnel: it is public, whoever reaches the edge reaches its ingress"
     );
-    Ok(Reply::One(json!({ "cname": outcome, "name": row.hostname })))
+    Ok(Reply::One(routed(outcome, &row)))
 }
 
 async fn records(call: &Call<'_>) -> Result<Reply, ApiError> {
@@ -153,26 +155,62 @@ async fn record_fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
 
 async fn record_delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
     let done = call.control.0.store.hostname_delete(&call.actor, call.account, parse(id)?).await;
-    Ok(Reply::One(json!({ "id": tag(done.map_err(missing)?.id) })))
+    Ok(Reply::One(deleted(&done.map_err(missing)?)))
 }
 
-fn record(row: &HostnameRow) -> Value {
-    json!({
-        "id": tag(row.id),
-        "name": row.hostname,
-        "type": "CNAME",
-        "content": format!("{}{CNAME_SUFFIX}", row.tunnel),
-        "proxied": true,
-        "proxiable": true,
-        "ttl": 1,
-        "comment": null,
-        "tags": [],
-        "settings": {},
-        "meta": {},
-        "created_on": shape::time(row.created_at),
-        "modified_on": shape::time(row.updated_at),
-    })
+object! {
+    RECORD_FIELDS = record(row: &HostnameRow) [
+        "id": Kind::Tag => tag(row.id),
+        "name": Kind::Text => row.hostname,
+        "type": Kind::OneOf(&["CNAME"]) => "CNAME",
+        "content": Kind::Text => format!("{}{CNAME_SUFFIX}", row.tunnel),
+        "proxied": Kind::Flag => true,
+        "proxiable": Kind::Flag => true,
+        "ttl": Kind::Number => 1,
+        "comment": Kind::Null => Value::Null,
+        "tags": Kind::Many(&Kind::Text) => Value::Array(Vec::new()),
+        "settings": Kind::Map(&Kind::Anything) => Map::new(),
+        "meta": Kind::Map(&Kind::Anything) => Map::new(),
+        "created_on": Kind::Time => shape::time(row.created_at),
+        "modified_on": Kind::Time => shape::time(row.updated_at),
+    ]
 }
+
+object! {
+    ACCOUNT_FIELDS = account(account: &AccountRow) [
+        "id": Kind::Tag => account.id,
+        "name": Kind::Text => account.name,
+    ]
+}
+
+object! {
+    FIELDS = zone(account: &AccountRow) [
+        "id": Kind::Tag => account.id,
+        "name": Kind::Text => account.name,
+        "account": Kind::Object("ZoneAccount", ACCOUNT_FIELDS, &[]) => self::account(account),
+        "status": Kind::OneOf(&["active"]) => "active",
+        "type": Kind::OneOf(&["full"]) => "full",
+        "created_on": Kind::Time => shape::time(account.created_at),
+    ]
+}
+
+object! {
+    ROUTED_FIELDS = routed(outcome: &str, row: &HostnameRow) [
+        "cname": Kind::OneOf(&["new", "updated", "unchanged"]) => outcome,
+        "name": Kind::Text => row.hostname,
+    ]
+}
+
+object! {
+    DELETED_FIELDS = deleted(row: &HostnameRow) [
+        "id": Kind::Tag => tag(row.id),
+    ]
+}
+
+const ZONE: Kind = Kind::Object("Zone", FIELDS, &[]);
+const RECORD: Kind = Kind::Object("DnsRecord", RECORD_FIELDS, &[]);
+const ROUTED: Kind = Kind::Object("HostnameRouted", ROUTED_FIELDS, &[]);
+const DELETED: Kind = Kind::Object("DnsRecordDeleted", DELETED_FIELDS, &[]);
 
 /// Ids of DNS records are tags: no dashes.
 fn tag(id: HostnameId) -> String {

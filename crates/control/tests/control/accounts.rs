@@ -154,3 +154,13 @@ async fn a_refused_credential_is_recorded_where_it_belongs() {
     );
     assert_eq!(api.get(path).await.result().as_array().unwrap().len(), 1, "nobody's is the installation's");
 }
+
+#[tokio::test]
+async fn accounts_are_listed_in_one_direction_or_the_other() {
+    let api = Api::new().await;
+    let list = async |query: &str| api.send(Method::GET, &format!("/client/v4/accounts{query}"), None).await;
+    for good in ["", "?direction=asc", "?direction=desc"] {
+        assert_eq!(list(good).await.column("name"), ["adit"]);
+    }
+    list("?direction=up").await.refused(400, 1003, "direction: expected asc or desc");
+}

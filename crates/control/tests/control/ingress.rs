@@ -116,7 +116,11 @@ async fn management_tokens_name_tunnel_and_resource() {
         assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 3600);
         assert_eq!(claims["actor"]["support"], false);
     }
-    api.post(&path, json!({ "resources": ["everything"] })).await.refused(400, 1003, "resources: expected");
+    api.post(&path, json!({ "resources": ["everything"] })).await.refused(
+        400,
+        1003,
+        "resources.0: expected logs, admin or host_details",
+    );
     api.post(&path, json!({ "resources": [] })).await.refused(400, 1003, "resources: expected");
     api.post(&format!("{path}/everything"), json!({})).await.refused(404, 7003, "No route");
     api.delete(&format!("cfd_tunnel/{id}")).await.result();

@@ -7,7 +7,7 @@ use adit_model::ListKind;
 use adit_store::NewItem;
 use http::StatusCode;
 use ipnet::IpNet;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::api::envelope::ApiError;
@@ -24,6 +24,26 @@ pub(in crate::api) const MAX_ITEMS: usize = 100_000;
 pub(in crate::api) enum Repeated {
     Refused,
     PassedOver,
+}
+
+/// What [`items`] takes: what a value may be depends on the list's type.
+pub(in crate::api) fn schema() -> Value {
+    let value = json!({ "type": "string", "minLength": 1, "maxLength": MAX_VALUE });
+    let said = json!({
+        "type": "object",
+        "properties": { "value": value, "description": { "type": ["string", "null"], "maxLength": MAX_DESCRIPTION } },
+        "required": ["value"],
+    });
+    let many = json!({ "type": "array", "items": { "anyOf": [said, value] }, "maxItems": MAX_ITEMS });
+    json!({ "anyOf": [many, { "type": "null" }] })
+}
+
+/// What [`removed`] takes.
+pub(in crate::api) fn removed_schema() -> Value {
+    let said = json!({
+        "type": "object", "properties": { "value": { "type": "string" } }, "required": ["value"],
+    });
+    json!({ "type": ["array", "null"], "items": { "anyOf": [{ "type": "string" }, said] } })
 }
 
 /// Reads an array of items, each `{value, description?}` or a text.
@@ -196,7 +216,6 @@ pub(in crate::api) fn fuzz(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn check(kind: ListKind, text: &str, expected: Option<&str>) {
         assert_eq!(compared(kind, text).ok().as_deref(), expected, "{kind} {text:?}");

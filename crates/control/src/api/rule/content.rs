@@ -7,7 +7,7 @@ use adit_model::{Action, Filter, ListId, MAX_PRECEDENCE};
 use adit_policy::scheme::{self, Part};
 use adit_store::{Expiration, FindError, NewRule, RuleContent, RuleText};
 use http::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{schedule, settings};
 use crate::api::Call;
@@ -15,9 +15,9 @@ use crate::api::body::{Family, Fields};
 use crate::api::envelope::ApiError;
 
 /// Longest name, in characters.
-const MAX_NAME: usize = 256;
+pub(super) const MAX_NAME: usize = 256;
 /// Longest description, in characters.
-const MAX_DESCRIPTION: usize = 1024;
+pub(super) const MAX_DESCRIPTION: usize = 1024;
 
 /// Actions of the API that this program does not carry out, and what to do instead (Gateway semantics, 2.1). A rule that
 /// is stored and has no effect would be worse than none.
@@ -71,6 +71,18 @@ pub(super) async fn read(
         remarks,
     };
     Ok(NewRule { content, precedence, lists })
+}
+
+/// What [`action`] takes.
+pub(super) fn action_schema() -> Value {
+    json!({ "type": "string", "enum": Action::ALL.map(Action::as_str) })
+}
+
+/// What [`filter`] takes.
+pub(super) fn filters_schema() -> Value {
+    let names: Vec<&str> = Filter::ALL.iter().map(|filter| filter.as_str()).collect();
+    let one = json!({ "type": "array", "items": { "type": "string", "enum": names }, "maxItems": 1 });
+    json!({ "anyOf": [one, { "type": "null" }] })
 }
 
 fn action_error(message: String) -> ApiError {

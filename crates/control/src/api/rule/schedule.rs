@@ -2,7 +2,7 @@
 
 use adit_model::{DAYS, DayTimes, Filter, Schedule};
 use adit_store::Expiration;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -27,6 +27,25 @@ fn object<'f>(fields: &'f Fields, key: &str) -> Result<Option<&'f Map<String, Va
         Some(Value::Object(map)) => Ok(Some(map)),
         Some(_) => Err(fields.wrong(key, "an object")),
     }
+}
+
+/// What [`read`] takes.
+pub(super) fn schema() -> Value {
+    let text = json!({ "type": ["string", "null"] });
+    let keys = DAYS.iter().copied().chain(["time_zone"]).map(|key| (key.to_owned(), text.clone()));
+    json!({ "type": ["object", "null"], "properties": keys.collect::<Map<_, _>>() })
+}
+
+/// What [`expiration`] takes.
+pub(super) fn expiration_schema() -> Value {
+    let minutes = json!({ "type": ["integer", "null"], "minimum": MIN_MINUTES, "maximum": MAX_MINUTES });
+    let said = json!({
+        "type": "object",
+        "properties": { "expires_at": { "type": "string", "format": "date-time" }, "duration": minutes },
+        "required": ["expires_at"],
+    });
+    // An object of nulls is none, as older clients send it.
+    json!({ "anyOf": [said, { "type": "object", "additionalProperties": { "type": "null" } }, { "type": "null" }] })
 }
 
 /// Reads a rule's schedule.

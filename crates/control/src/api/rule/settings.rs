@@ -8,7 +8,7 @@ mod form;
 
 use adit_model::{Action, Filter, RuleSettings};
 use http::StatusCode;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use self::form::Form;
 use crate::api::body::{Family, Fields};
@@ -101,6 +101,29 @@ const fn of_names(filter: Filter) -> bool {
 
 fn of_requests(filter: Filter, action: Action) -> bool {
     action == Action::Allow && filter == Filter::Http
+}
+
+/// What [`read`] takes: which settings go with which action and filter is said by their errors.
+pub(super) fn schema() -> Value {
+    let known = SETTINGS.iter().map(|(key, form, _)| ((*key).to_owned(), or_nothing(&form.schema())));
+    json!({
+        "type": ["object", "null"],
+        "properties": known.collect::<Map<_, _>>(),
+        "additionalProperties": nothing(),
+    })
+}
+
+/// What stands for a key that is not there, in an object of such values too.
+fn nothing() -> Value {
+    json!({ "anyOf": [
+        { "enum": [null, false, "", 0, []] },
+        { "type": "object", "additionalProperties": { "enum": [null, false, "", 0, [], {}] } },
+    ] })
+}
+
+/// A value of this schema, or nothing.
+fn or_nothing(schema: &Value) -> Value {
+    json!({ "anyOf": [schema, nothing()] })
 }
 
 /// Reads a rule's settings.

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use adit_model::{GoDuration, VirtualNetworkId};
 use adit_policy::scheme::{self, Filter, Part};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::{invalid, says_nothing};
+use super::{invalid, or_nothing, says_nothing};
 use crate::api::envelope::ApiError;
 
 /// Longest URL, in bytes.
@@ -97,6 +97,58 @@ impl Form {
             Self::Object(keys) => object(key, keys, value, at),
         }
     }
+}
+
+impl Form {
+    /// As JSON Schema.
+    pub(super) fn schema(self) -> Value {
+        let text = |most: usize| json!({ "type": "string", "maxLength": most });
+        let many = |form: Self| json!({ "type": "array", "items": form.schema() });
+        match self {
+            Self::Any => json!({ "not": {} }),
+            Self::Flag => json!({ "type": "boolean" }),
+            Self::Text(most) => text(most),
+            Self::Ip => json!({ "type": "string", "anyOf": [{ "format": "ipv4" }, { "format": "ipv6" }] }),
+            Self::Ips => json!({ "type": "array", "items": Self::Ip.schema(), "maxItems": MAX_IPS }),
+            Self::Port => json!({ "type": "integer", "minimum": 1, "maximum": 65535 }),
+            Self::Host => json!({ "type": "string", "maxLength": 254, "pattern": "^[A-Za-z0-9_.-]+$" }),
+            Self::Url => {
+                json!({ "type": "string", "maxLength": MAX_URL, "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://" })
+            }
+            Self::Duration => json!({ "type": "string", "description": "A duration such as 1h30m." }),
+            Self::OneOf(names) => json!({ "type": "string", "enum": names }),
+            Self::Object(keys) => object_schema(keys),
+            Self::Headers => json!({
+                "type": "object",
+                "propertyNames": Self::HeaderName.schema(),
+                "additionalProperties": many(Self::HeaderValue),
+            }),
+            Self::HeaderNames => many(Self::HeaderName),
+            Self::HeaderName => {
+                json!({ "type": "string", "maxLength": MAX_HEADER_NAME, "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$" })
+            }
+            Self::HeaderValue => text(MAX_HEADER_VALUE),
+            Self::Resolvers => {
+                json!({ "type": "array", "items": RESOLVER.schema(), "maxItems": MAX_RESOLVERS })
+            }
+            Self::Network => json!({ "type": "string", "format": "uuid" }),
+        }
+    }
+}
+
+/// What [`object`] takes.
+fn object_schema(keys: &[(&'static str, Form, bool)]) -> Value {
+    let known = keys.iter().map(|(key, form, required)| {
+        let schema = form.schema();
+        ((*key).to_owned(), if *required { schema } else { or_nothing(&schema) })
+    });
+    let required = keys.iter().filter(|(.., required)| *required).map(|(key, ..)| *key);
+    json!({
+        "type": "object",
+        "properties": known.collect::<Map<_, _>>(),
+        "required": required.collect::<Vec<_>>(),
+        "additionalProperties": { "enum": [null, false, "", [], {}] },
+    })
 }
 
 fn each(key: &str, value: &Value, at: &str, most: usize, form: Form) -> Result<Value, ApiError> {
