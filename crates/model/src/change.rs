@@ -193,14 +193,16 @@ pub enum Change {
 /// Changes that were made together, in one transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeBatch {
-    /// The number of the state after them; the next batch's is larger.
+    /// The number of the state after them; the next batch's is larger. 0 for what stands beside the change log, which
+    /// leaves the number as it is: which nodes there are, and what they hold.
     pub number: u64,
     /// The changes, in order.
     pub changes: Vec<Change>,
 }
 
 /// What the control plane asks of an edge once; not part of the state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
 pub enum Command {
     /// Close a tunnel's connections so that its connectors connect anew (tunnel protocol, 2.6).
     CloseConnections {

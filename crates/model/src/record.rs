@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use crate::flow::{Protocol, Refusal};
 use crate::hostname::PublicHostname;
 use crate::id::{
@@ -27,7 +29,7 @@ pub enum Record {
 }
 
 /// A connector registered a connection.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionOpened {
     /// Its tunnel.
     pub tunnel: TunnelId,
@@ -63,7 +65,7 @@ pub struct ConnectionClosed {
 }
 
 /// A connector told its own configuration (tunnel protocol, 2.4). For display only: nothing is decided by it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalConfiguration {
     /// Its tunnel.
     pub tunnel: TunnelId,
@@ -74,7 +76,7 @@ pub struct LocalConfiguration {
 }
 
 /// A device connected.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistrationSeen {
     /// Which registration.
     pub registration: RegistrationId,

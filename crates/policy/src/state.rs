@@ -53,10 +53,13 @@ impl Default for State {
 impl State {
     /// Applies a batch. One that is not newer than what was applied is passed over: changes are absolute.
     pub fn apply(&mut self, batch: ChangeBatch) {
-        if batch.number <= self.compiled.number && self.compiled.number != 0 {
-            return;
+        // Nodes and their leases come beside the log.
+        if batch.number != 0 {
+            if batch.number <= self.compiled.number && self.compiled.number != 0 {
+                return;
+            }
+            self.compiled.number = batch.number;
         }
-        self.compiled.number = batch.number;
         for change in batch.changes {
             self.apply_one(change);
         }

@@ -21,6 +21,8 @@ mod device;
 mod feed;
 mod hostname;
 mod list;
+mod node;
+mod node_database;
 mod open;
 mod page;
 mod query;
@@ -57,6 +59,8 @@ pub use device::{
 pub use feed::Feed;
 pub use hostname::{HostnameFilter, HostnamePut, HostnameRow, HostnameWriteError, Overwrite};
 pub use list::{ItemRow, ListDeleteError, ListEdit, ListRow, ListWriteError, NewItem, NewList};
+pub use node::{EnrolledNode, NODE_SILENT_AFTER, NewNode, NodeCreateError, NodeRow, OwnNodeError, RoleMade};
+pub use node_database::{Cluster, NodeDatabase, NodeDatabaseError, NodeRecord, Notices};
 pub use open::OpenError;
 pub use page::{Page, Window};
 pub use route::{NewRoute, RouteEdit, RouteFilter, RouteRow, RouteWriteError, Takeover};
@@ -131,6 +135,7 @@ impl Inner {
 }
 
 /// A task that ends with its owner.
+#[derive(Debug)]
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {

@@ -38,18 +38,19 @@ const POSTGRES_READERS: u32 = 8;
 const READ_WAIT: Duration = Duration::from_secs(5);
 const WRITE_WAIT: Duration = Duration::from_secs(10);
 /// How long to wait before listening again, when the database went away.
-const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// A value sealed at the first opening, by which a later one knows its key.
 const SEAL_CHECK: &str = "seal_check";
 const SEAL_CHECK_PLACE: Place<'static> = Place { table: "meta", column: "value", row: SEAL_CHECK };
 
 /// Every change of the schema, in order; its place in the list is its number, from 1.
-pub(crate) const MIGRATIONS: [&str; 5] = [
+pub(crate) const MIGRATIONS: [&str; 6] = [
     include_str!("../migrations/0001_start.sql"),
     include_str!("../migrations/0002_ingress.sql"),
     include_str!("../migrations/0003_audit.sql"),
     include_str!("../migrations/0004_rules.sql"),
     include_str!("../migrations/0005_route_networks.sql"),
+    include_str!("../migrations/0006_nodes.sql"),
 ];
 
 /// Why a store could not be opened.
@@ -247,11 +248,12 @@ impl Backend {
         }
     }
 
-    /// A migration as this database reads it: texts compare by their bytes, whatever the database's language is.
+    /// A migration as this database reads it: texts compare by their bytes, whatever the database's language is, and
+    /// what only PostgreSQL has is a comment to the other.
     fn migration(self, text: &str) -> String {
         match self {
             Self::Sqlite => text.to_owned(),
-            Self::Postgres => text.replace(" TEXT", " TEXT COLLATE \"C\""),
+            Self::Postgres => text.replace(" TEXT", " TEXT COLLATE \"C\"").replace("\n--postgres ", "\n"),
         }
     }
 }

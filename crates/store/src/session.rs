@@ -37,6 +37,14 @@ impl Backend {
         }
     }
 
+    /// The database's clock, in microseconds since 1970: the one clock that all nodes share.
+    pub(crate) const fn clock(self) -> &'static str {
+        match self {
+            Self::Sqlite => "CAST(unixepoch('now', 'subsec') * 1000000 AS BIGINT)",
+            Self::Postgres => "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)",
+        }
+    }
+
     /// Commits, and tells the other nodes how far the change log now goes.
     fn commit(self, number: Option<u64>) -> String {
         match (self, number) {

@@ -13,7 +13,7 @@ const ACCOUNT: AccountId = AccountId::from_bytes([0xab; 16]);
 /// By when a thing that happens by itself has happened.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-async fn begin(store: &Store) {
+pub(super) async fn begin(store: &Store) {
     let first = Bootstrap {
         account: ACCOUNT,
         name: "home".into(),
@@ -23,7 +23,7 @@ async fn begin(store: &Store) {
     store.account_bootstrap(&first).await.unwrap();
 }
 
-async fn tunnel(store: &Store, name: &str) -> Result<(), TunnelWriteError> {
+pub(super) async fn tunnel(store: &Store, name: &str) -> Result<(), TunnelWriteError> {
     let new = NewTunnel {
         name: name.into(),
         secret: Zeroizing::new(vec![7; 32]),

@@ -74,6 +74,11 @@ impl PostgresPlace {
         Store::open_postgres(&self.server.url(), &self.dir).await
     }
 
+    /// How a program names the database.
+    pub(crate) fn url(&self) -> String {
+        self.server.url()
+    }
+
     /// Opens it as another node does.
     pub(crate) async fn open_in(&self, dir: &Path) -> Result<Store, OpenError> {
         Store::open_postgres(&self.server.url(), dir).await

@@ -4,5 +4,7 @@ use crate::place::PostgresPlace as Place;
 
 #[path = "lost.rs"]
 mod lost;
+#[path = "node_roles.rs"]
+mod node_roles;
 #[path = "suite.rs"]
 mod suite;
