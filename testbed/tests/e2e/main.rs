@@ -13,6 +13,7 @@ mod carriers;
 mod clients;
 mod cloudflared;
 mod connector;
+mod crashes;
 mod datagrams;
 mod flows;
 mod gateway;
