@@ -111,6 +111,7 @@ async fn ready(State(shown): State<Arc<Shown>>) -> Response {
     let body = serde_json::json!({
         "status": 200,
         "snapshot": shown.edge.snapshot_number(),
+        "x_generation": shown.edge.snapshot_number(),
         "connections": shown.edge.connections(),
     });
     ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()

@@ -28,6 +28,7 @@ mod service_token;
 mod shape;
 mod token;
 mod tunnel;
+mod version;
 mod virtual_network;
 mod zone;
 
@@ -49,6 +50,7 @@ use self::body::{Family, Fields};
 use self::envelope::{ApiError, Reply};
 use self::operation::{Access, Operation, Verb};
 use self::path::Query;
+use self::version::Condition;
 use crate::Control;
 use crate::limiter::{Allowance, MAX_REQUESTS, REQUEST_WINDOW};
 use crate::permission::{Area, Level};
@@ -56,6 +58,8 @@ use crate::permission::{Area, Level};
 pub(crate) use self::auth::refused;
 pub(crate) use self::body::Fields as BodyFields;
 
+/// The number of the last entry of the change log, on every answer.
+const GENERATION: HeaderName = HeaderName::from_static("x-generation");
 /// Where the API is served.
 const BASE: &str = "/client/v4";
 /// Longest body of a request (contract D, 1.4).
@@ -173,7 +177,17 @@ async fn answer(control: &Control, request: Request<Body>) -> Response<Body> {
     let id = RequestId::new();
     let mut allowance = None;
     let outcome = outcome(control, request, &id, &mut allowance).await;
+    let (outcome, version) = match outcome {
+        Ok((reply, version)) => (Ok(reply), version),
+        Err(error) => (Err(error), None),
+    };
     let mut response = envelope::response(outcome);
+    let version = version.and_then(|version| HeaderValue::from_str(&format!("\"{version}\"")).ok());
+    if let Some(version) = version {
+        response.headers_mut().insert(http::header::ETAG, version);
+    }
+    // How far edges have to be to know of everything that was written before this answer (contract D, 19).
+    response.headers_mut().insert(GENERATION, control.0.store.generation().into());
     id.put(&control.0.settings.node, &mut response);
     let allowance = allowance
         .unwrap_or(Allowance { remaining: Some(MAX_REQUESTS), reset_seconds: REQUEST_WINDOW.as_secs() });
@@ -196,7 +210,7 @@ async fn outcome(
     request: Request<Body>,
     id: &RequestId,
     allowance: &mut Option<Allowance>,
-) -> Result<Reply, ApiError> {
+) -> Result<(Reply, Option<String>), ApiError> {
     let (parts, body) = request.into_parts();
     let address = client_address(&parts);
     let mut actor = Actor { who: "unknown".into(), address, request: id.text(), call: raw_call(&parts) };
@@ -233,7 +247,15 @@ async fn outcome(
     let body = if verb == Verb::Get { Bytes::new() } else { collect(&parts, body).await? };
     let call = Call { body, ..call };
     call.well_formed(operation)?;
-    (operation.run)(&call).await
+    if verb == Verb::Get {
+        let reply = (operation.run)(&call).await?;
+        let version = version::of(&reply);
+        return Ok((reply, version));
+    }
+    match Condition::read(&parts.headers)? {
+        Some(condition) => version::change(call, operation, &segments, &condition).await,
+        None => Ok(((operation.run)(&call).await?, None)),
+    }
 }
 
 /// The account that a path is about: the one it names, which the credential has to see, else the credential's own. One

@@ -11,6 +11,8 @@ mod accounts;
 mod audit;
 #[path = "control/batch.rs"]
 mod batch;
+#[path = "control/concurrency.rs"]
+mod concurrency;
 #[path = "control/device.rs"]
 mod device;
 #[path = "control/http_rules.rs"]

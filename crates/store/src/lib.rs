@@ -117,6 +117,11 @@ impl Store {
         &self.0.dir
     }
 
+    /// The number of the last entry of the change log that is known here: what was written through this store is in it.
+    pub fn generation(&self) -> u64 {
+        *self.0.number.borrow()
+    }
+
     /// Ends all connections; the database's log is written back. Later calls fail.
     pub async fn close(&self) {
         if let Some(listener) = &self.0.listener {

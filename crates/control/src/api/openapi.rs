@@ -43,7 +43,10 @@ fn print() -> Value {
         "info": {
             "title": "adit",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Every answer is an envelope: success, errors, messages and result.",
+            "description": "Every answer is an envelope: success, errors, messages and result. What is read of one object has \
+                            an ETag; a change at the same path with If-Match is made only if nobody changed it since, else \
+                            it is refused with 412. X-Generation is the number of the last entry of the change log: an \
+                            edge whose /ready says that number or more knows of everything that was written before.",
         },
         "servers": [{ "url": super::BASE }],
         "security": [{ "token": [] }],
