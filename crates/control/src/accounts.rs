@@ -14,7 +14,7 @@ use crate::install::{new_api_token, random};
 use crate::permission;
 
 /// Longest name of an account, in characters.
-const MAX_NAME: usize = 100;
+pub(crate) const MAX_NAME: usize = 100;
 
 /// A new account, and the token with which to begin. The token is stored nowhere.
 pub struct NewAccount {

@@ -122,7 +122,7 @@ pub(crate) const GROUPS: [Group; 18] = [
 ];
 
 /// The start of a resource key that names an account.
-const ACCOUNT_RESOURCE: &str = "com.cloudflare.api.account.";
+pub(crate) const ACCOUNT_RESOURCE: &str = "com.cloudflare.api.account.";
 
 /// Policies that grant everything on every account.
 pub(crate) fn all_policies() -> Value {

@@ -23,6 +23,8 @@ mod ingress;
 mod isolation;
 #[path = "control/lists.rs"]
 mod lists;
+#[path = "control/members.rs"]
+mod members;
 #[path = "control/network.rs"]
 mod network;
 #[path = "control/openapi.rs"]

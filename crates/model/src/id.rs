@@ -85,6 +85,8 @@ uuid_id! {
     ServiceTokenId, "service token";
     /// An API token.
     TokenId, "token";
+    /// A person who belongs to an account.
+    MemberId, "member";
     /// A rule.
     RuleId, "rule";
     /// A list of values that rules name.

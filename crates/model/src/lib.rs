@@ -24,7 +24,7 @@ pub use duration::{GoDuration, NotADuration};
 pub use flow::{FirstBytes, FlowFacts, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
 pub use hostname::{HostnameError, PublicHostname};
 pub use id::{
-    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, ListId, NodeId,
+    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, ListId, MemberId, NodeId,
     RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
 };
 pub use list::{List, ListItemsChange, ListKind, UnknownListKind};

@@ -118,6 +118,16 @@ impl Store {
         Ok(last.fetch_optional(self.read().await?.sql()).await?)
     }
 
+    /// A record of this account.
+    pub async fn audit_fetch(&self, account: AccountId, id: &str) -> Result<Option<AuditRow>, Fault> {
+        let row = sqlx::query("SELECT * FROM audit WHERE account_id = $1 AND id = $2")
+            .bind(account.to_string())
+            .bind(id)
+            .fetch_optional(self.read().await?.sql())
+            .await?;
+        row.as_ref().map(audit_row).transpose()
+    }
+
     /// The records of this account in a stretch of time, from a place on.
     pub async fn audit_list(&self, account: AccountId, window: &AuditWindow) -> Result<Vec<AuditRow>, Fault> {
         let (order, beyond) = match window.direction {

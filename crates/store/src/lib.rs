@@ -21,6 +21,7 @@ mod device;
 mod feed;
 mod hostname;
 mod list;
+mod member;
 mod node;
 mod node_database;
 mod open;
@@ -59,6 +60,7 @@ pub use device::{
 pub use feed::Feed;
 pub use hostname::{HostnameFilter, HostnamePut, HostnameRow, HostnameWriteError, Overwrite};
 pub use list::{ItemRow, ListDeleteError, ListEdit, ListRow, ListWriteError, NewItem, NewList};
+pub use member::{MemberCreateError, MemberRow};
 pub use node::{EnrolledNode, NODE_SILENT_AFTER, NewNode, NodeCreateError, NodeRow, OwnNodeError, RoleMade};
 pub use node_database::{Cluster, NodeDatabase, NodeDatabaseError, NodeRecord, Notices};
 pub use open::OpenError;
@@ -67,7 +69,7 @@ pub use route::{NewRoute, RouteEdit, RouteFilter, RouteRow, RouteWriteError, Tak
 pub use row::Fault;
 pub use rule::{Expiration, NewRule, RuleContent, RuleRow, RuleText, RuleWriteError};
 pub use service_token::{NewServiceToken, ServiceTokenEdit, ServiceTokenRow};
-pub use tenant::{AccountCreateError, AccountRow, Bootstrap};
+pub use tenant::{AccountCreateError, AccountEdit, AccountRow, AccountUpdateError, Bootstrap};
 pub use tenant_removal::{AccountDeleteError, Holdings};
 pub use token::{NewToken, TokenEdit, TokenRow};
 pub use tunnel::{

@@ -44,13 +44,14 @@ const SEAL_CHECK: &str = "seal_check";
 const SEAL_CHECK_PLACE: Place<'static> = Place { table: "meta", column: "value", row: SEAL_CHECK };
 
 /// Every change of the schema, in order; its place in the list is its number, from 1.
-pub(crate) const MIGRATIONS: [&str; 6] = [
+pub(crate) const MIGRATIONS: [&str; 7] = [
     include_str!("../migrations/0001_start.sql"),
     include_str!("../migrations/0002_ingress.sql"),
     include_str!("../migrations/0003_audit.sql"),
     include_str!("../migrations/0004_rules.sql"),
     include_str!("../migrations/0005_route_networks.sql"),
     include_str!("../migrations/0006_nodes.sql"),
+    include_str!("../migrations/0007_members.sql"),
 ];
 
 /// Why a store could not be opened.

@@ -21,6 +21,37 @@ pub struct AccountRow {
     pub name: String,
     /// When it was made.
     pub created_at: OffsetDateTime,
+    /// Where whoever is abused from it may write.
+    pub abuse_contact_email: Option<String>,
+}
+
+/// All that can be changed of an account.
+#[derive(Debug, Clone)]
+pub struct AccountEdit {
+    /// Its name.
+    pub name: String,
+    /// Where whoever is abused from it may write; none leaves it as it is.
+    pub abuse_contact_email: Option<Option<String>>,
+}
+
+/// An account was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountUpdateError {
+    /// There is none with that id.
+    #[error("there is no such account")]
+    NotFound,
+    /// Another has the name.
+    #[error("there is another account of that name")]
+    NameTaken,
+    /// The store failed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+impl From<sqlx::Error> for AccountUpdateError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Fault(error.into())
+    }
 }
 
 /// What an account begins with.
@@ -91,6 +122,44 @@ impl Store {
         Ok(self.account_insert(write, actor, new).await?)
     }
 
+    /// Changes an account.
+    pub async fn account_update(
+        &self,
+        actor: &Actor,
+        id: AccountId,
+        edit: AccountEdit,
+    ) -> Result<Written<AccountRow>, AccountUpdateError> {
+        let mut write = self.write().await?;
+        let text = id.to_string();
+        let old = sqlx::query("SELECT * FROM accounts WHERE id = $1").bind(&text);
+        let old = old.fetch_optional(write.sql()).await?.ok_or(AccountUpdateError::NotFound)?;
+        let old = account_row(&old)?;
+        let taken: i64 = sqlx::query_scalar("SELECT count(*) FROM accounts WHERE name = $1 AND id <> $2")
+            .bind(&edit.name)
+            .bind(&text)
+            .fetch_one(write.sql())
+            .await?;
+        if taken > 0 {
+            return Err(AccountUpdateError::NameTaken);
+        }
+        let abuse_contact_email = edit.abuse_contact_email.unwrap_or(old.abuse_contact_email);
+        let value = AccountRow { name: edit.name, abuse_contact_email, ..old };
+        sqlx::query("UPDATE accounts SET name = $2, abuse_contact_email = $3 WHERE id = $1")
+            .bind(&text)
+            .bind(&value.name)
+            .bind(&value.abuse_contact_email)
+            .execute(write.sql())
+            .await?;
+        let deed = Deed {
+            account: Some(id),
+            action: "account.update",
+            kind: "account",
+            id: &text,
+            detail: serde_json::json!({ "name": value.name }),
+        };
+        Ok(self.commit(write, actor, deed, value).await?)
+    }
+
     async fn account_insert(
         &self,
         mut write: Write,
@@ -130,7 +199,12 @@ impl Store {
         .await?;
         let network = VirtualNetwork { id: network, account: new.account, is_default: true };
         write.change(Change::VirtualNetworkPut(network));
-        let value = AccountRow { id: new.account, name: new.name.clone(), created_at: write.time() };
+        let value = AccountRow {
+            id: new.account,
+            name: new.name.clone(),
+            created_at: write.time(),
+            abuse_contact_email: None,
+        };
         let deed = Deed {
             account: Some(new.account),
             action: "account.create",
@@ -148,5 +222,6 @@ pub(crate) fn account_row(row: &Row) -> Result<AccountRow, Fault> {
         id: columns.parsed("id")?,
         name: columns.text("name")?,
         created_at: columns.time("created_at")?,
+        abuse_contact_email: columns.maybe_text("abuse_contact_email")?,
     })
 }

@@ -31,7 +31,7 @@ const BY_ACCOUNT: &str = "account_id = $1";
 const LIVE: &str = " AND deleted_at IS NULL";
 
 /// All that belongs to an account. What refers to another stands before it.
-const OWNED: [Owned; 13] = [
+const OWNED: [Owned; 14] = [
     Owned {
         table: "rule_lists",
         of_account: "rule_id IN (SELECT id FROM rules WHERE account_id = $1)",
@@ -99,6 +99,7 @@ const OWNED: [Owned; 13] = [
         counted: Some(("service tokens", "")),
         change: None,
     },
+    Owned { table: "members", of_account: BY_ACCOUNT, counted: None, change: None },
     Owned { table: "api_tokens", of_account: BY_ACCOUNT, counted: None, change: None },
 ];
 

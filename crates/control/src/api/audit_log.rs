@@ -41,6 +41,24 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &[("since", Kind::Moment), ("before", Kind::Moment), ("direction", DIRECTION)],
     ),
     Operation::get(
+        "/accounts/{account}/logs/audit/product_categories",
+        "List the products that audit records are of",
+        |_call| Box::pin(std::future::ready(Ok(categories()))),
+    )
+    .needs(Area::AuditLogs, Level::Read)
+    .list(Style::Single, CATEGORY, &[]),
+    Operation::get(
+        "/accounts/{account}/logs/audit/{audit}/history",
+        "List the audit records of the object of one",
+        |call| Box::pin(history(call, call.parameter("audit"))),
+    )
+    .needs(Area::AuditLogs, Level::Read)
+    .list(
+        Style::CursorAfter,
+        ITEM,
+        &[("since", Kind::Moment), ("before", Kind::Moment), ("direction", DIRECTION)],
+    ),
+    Operation::get(
         "/accounts/{account}/audit_logs",
         "List audit records as older clients have them",
         |call| Box::pin(legacy_list(call)),
@@ -64,11 +82,48 @@ pub(super) const OPERATIONS: &[Operation] = &[
 
 /// `A/logs/audit`: from `since` to `before`, by cursor.
 pub(super) async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
+    stretch(call, Filters::read(&call.query, &FIELDS)).await
+}
+
+/// `A/logs/audit/{id}/history`: what was done to the object of a record, in a stretch of time.
+async fn history(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    let record = call.control.0.store.audit_fetch(call.account, id).await?;
+    let missing = || ApiError::new(StatusCode::NOT_FOUND, 1003, "Audit record not found");
+    let record = record.ok_or_else(missing)?;
+    let only = |pointer, value: &str| (pointer, vec![value.to_owned()], Wanted::These);
+    let of_object =
+        vec![only("/resource/type", &record.object_kind), only("/resource/id", &record.object_id)];
+    stretch(call, Filters(of_object)).await
+}
+
+/// The products, as clients choose among them: one category.
+fn categories() -> Reply {
+    let products = PRODUCTS.iter().map(|product| self::product_object(product)).collect();
+    Reply::single(vec![category(products)])
+}
+
+object! {
+    CATEGORY_FIELDS = category(products: Vec<Value>) [
+        "label": Kind::Text => "Zero Trust",
+        "value": Kind::Text => "zero_trust",
+        "products": Kind::Many(&Kind::Object("AuditProduct", PRODUCT_FIELDS, &[])) => products,
+    ]
+}
+
+object! {
+    PRODUCT_FIELDS = product_object(name: &str) [
+        "label": Kind::Text => name,
+        "value": Kind::OneOf(&PRODUCTS) => name,
+    ]
+}
+
+const CATEGORY: Kind = Kind::Object("AuditProductCategory", CATEGORY_FIELDS, &[]);
+
+async fn stretch(call: &Call<'_>, filters: Filters) -> Result<Reply, ApiError> {
     let query = &call.query;
     let since = moment(query, "since")?.ok_or_else(|| required("since"))?;
     let before = moment(query, "before")?.ok_or_else(|| required("before"))?;
     let limit = query.amount("limit", LIMIT, MAX_LIMIT)?;
-    let filters = Filters::read(query, &FIELDS);
     let mut window = AuditWindow {
         since: Some(since),
         before: Some(before),

@@ -120,7 +120,7 @@ fn or_empty(schema: &Value) -> Value {
 /// What a parameter of a path may be.
 fn of_path(name: &str) -> Value {
     match name {
-        "account" | "zone" | "token" | "record" => Kind::Tag.schema(),
+        "account" | "zone" | "token" | "record" | "member" | "role" => Kind::Tag.schema(),
         "network" | "ip" | "length" | "resource" | "audit" => json!({ "type": "string", "minLength": 1 }),
         _ => Kind::Uuid.schema(),
     }

@@ -12,8 +12,8 @@ use super::body::Family;
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
 use super::{
-    account, audit_log, batch, device, list, openapi, route, rule, service_token, token, tunnel,
-    virtual_network, zone,
+    account, audit_log, batch, connectivity, device, list, member, openapi, route, rule, service_token,
+    token, tunnel, virtual_network, zone,
 };
 use crate::permission::{Area, Level};
 
@@ -23,15 +23,17 @@ pub(super) type Outcome<'a> = Pin<Box<dyn Future<Output = Result<Reply, ApiError
 /// What a body of ids is.
 const IDS: &str = "an array of 1 to 200 ids";
 /// The rows of every resource.
-static TABLE: [&[Operation]; 13] = [
+static TABLE: [&[Operation]; 15] = [
     openapi::OPERATIONS,
     account::OPERATIONS,
+    member::OPERATIONS,
     audit_log::OPERATIONS,
     batch::OPERATIONS,
     token::OPERATIONS,
     tunnel::OPERATIONS,
     route::OPERATIONS,
     virtual_network::OPERATIONS,
+    connectivity::OPERATIONS,
     zone::OPERATIONS,
     service_token::OPERATIONS,
     list::OPERATIONS,
@@ -268,9 +270,14 @@ mod tests {
 
     #[test]
     fn what_changes_something_needs_a_permission() {
-        // The first two are always refused, and each operation of a batch needs what it needs alone.
-        let others = ["/accounts", "/accounts/{account}", "/accounts/{account}/x/batch"];
-        for row in all().filter(|row| row.verb != Verb::Get && !others.contains(&row.path)) {
+        // The first three are always refused, and each operation of a batch needs what it needs alone.
+        let others = [
+            (Verb::Patch, "/user"),
+            (Verb::Post, "/accounts"),
+            (Verb::Delete, "/accounts/{account}"),
+            (Verb::Post, "/accounts/{account}/x/batch"),
+        ];
+        for row in all().filter(|row| row.verb != Verb::Get && !others.contains(&(row.verb, row.path))) {
             assert!(matches!(row.access, Access::Needs(_, Level::Write)), "{:?} {}", row.verb, row.path);
         }
     }

@@ -138,12 +138,13 @@ fn names_foreign(path: &str) -> bool {
 }
 
 /// Parameters of paths that stand for no object.
-const OTHERS: [&str; 6] = ["account", "zone", "network", "length", "ip", "resource"];
+const OTHERS: [&str; 7] = ["account", "zone", "network", "length", "ip", "resource", "role"];
 
 /// A path with what is the other's in the place of these.
 fn fixed(path: &str) -> String {
     let path = path.replace("{network}/{length}", "10.99.0.0/16").replace("{network}", "10.99.0.0%2F16");
     let path = path.replace("{ip}", "10.99.0.1").replace("{resource}", "logs");
+    let path = path.replace("{role}", "ad17000000000000000000000000a001");
     path.replace("/devices/{id}", "/devices/{registration}")
 }
 
@@ -188,7 +189,7 @@ fn batch_of(method: &Method, path: &str) -> String {
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 /// What a tenant has one of.
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 14] = [
     "tunnel",
     "connector",
     "virtual_network",
@@ -200,6 +201,8 @@ const KINDS: [&str; 12] = [
     "device",
     "token",
     "record",
+    "member",
+    "audit",
     // Of a registration, in older paths.
     "id",
 ];
@@ -238,6 +241,15 @@ impl Tenant {
         ids.insert("rule", post("gateway/rules", rule).await.text("/result/id"));
         let service = post("access/service_tokens", json!({ "name": format!("service {name}") })).await;
         ids.insert("service_token", service.text("/result/id"));
+        let member = json!({
+            "email": format!("{}@example.com", name.replace(' ', ".")),
+            "roles": ["ad17000000000000000000000000a001"],
+        });
+        private.push(member["email"].as_str().unwrap().to_owned());
+        ids.insert("member", post("members", member).await.text("/result/id"));
+        let record = "logs/audit?since=2020-01-01&before=2100-01-01";
+        let record = account.send(api, Method::GET, record, Value::Null).await;
+        ids.insert("audit", record.text("/result/0/id"));
         let secret = (service.text("/result/client_id"), service.text("/result/client_secret"));
         let enrolled = api.enroll(Some(&secret), Some(name.as_bytes()), device::LAPTOP).await;
         ids.insert("registration", enrolled.text("/registration_id"));
