@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
@@ -11,14 +12,20 @@ use crate::api::Site;
 use crate::engine::Engine;
 
 /// A directory with a configuration, and where the provider is.
-struct Desk {
-    site: Site,
+pub(crate) struct Desk {
+    site: Arc<Site>,
     dir: tempfile::TempDir,
 }
 
 impl Desk {
     async fn new(configuration: &str) -> Self {
-        let site = Site::real().await;
+        let desk = Self::at(Arc::new(Site::real().await));
+        desk.write("main.tf", configuration);
+        desk
+    }
+
+    /// For an API that is there already.
+    pub(crate) fn at(site: Arc<Site>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let plugins = dir.path().join("plugins/terraform.local/adit/adit/0.1.0/linux_amd64");
         fs::create_dir_all(&plugins).unwrap();
@@ -32,7 +39,6 @@ impl Desk {
         let desk = Self { site, dir };
         fs::create_dir(desk.path()).unwrap();
         desk.write("provider.tf", &provider);
-        desk.write("main.tf", configuration);
         desk
     }
 
@@ -40,7 +46,7 @@ impl Desk {
         self.dir.path().join("configuration")
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.path().join(name), text).unwrap();
     }
 
@@ -67,7 +73,7 @@ impl Desk {
     }
 
     /// Runs commands, each of which has to end so.
-    fn expect(&self, commands: &[(&str, i64)]) -> Vec<String> {
+    pub(crate) fn expect(&self, commands: &[(&str, i64)]) -> Vec<String> {
         let lines: Vec<&str> = commands.iter().map(|(line, _)| *line).collect();
         let ended = self.run(&lines).into_iter().zip(commands);
         ended
@@ -78,20 +84,129 @@ impl Desk {
             .collect()
     }
 
-    fn init(&self) -> String {
+    pub(crate) fn init(&self) -> String {
         format!("init -plugin-dir={}", self.dir.path().join("plugins").display())
     }
 }
 
-const APPLY: (&str, i64) = ("apply -auto-approve", 0);
-const NO_CHANGES: (&str, i64) = ("plan -detailed-exitcode", 0);
-const CHANGES: (&str, i64) = ("plan -detailed-exitcode", 2);
-const DESTROY: (&str, i64) = ("destroy -auto-approve", 0);
+pub(crate) const APPLY: (&str, i64) = ("apply -auto-approve", 0);
+pub(crate) const NO_CHANGES: (&str, i64) = ("plan -detailed-exitcode", 0);
+pub(crate) const CHANGES: (&str, i64) = ("plan -detailed-exitcode", 2);
+pub(crate) const DESTROY: (&str, i64) = ("destroy -auto-approve", 0);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reference_configuration_applies_and_a_second_plan_is_empty() {
     let desk = Desk::new(include_str!("reference/main.tf")).await;
     desk.expect(&[(&desk.init(), 0), APPLY, NO_CHANGES, DESTROY]);
+}
+
+/// Every kind that needs no list, in both generations.
+const BOTH: &str = r#"
+variable "account_id" { type = string }
+variable "tunnel_secret" { type = string }
+resource "cloudflare_tunnel" "old" {
+  account_id = var.account_id
+  name       = "old"
+  secret     = var.tunnel_secret
+}
+resource "cloudflare_zero_trust_tunnel_cloudflared" "new" {
+  account_id = var.account_id
+  name       = "new"
+}
+resource "cloudflare_tunnel_virtual_network" "old" {
+  account_id = var.account_id
+  name       = "old"
+}
+resource "cloudflare_zero_trust_tunnel_cloudflared_virtual_network" "new" {
+  account_id = var.account_id
+  name       = "new"
+  comment    = ""
+}
+resource "cloudflare_tunnel_route" "old" {
+  account_id         = var.account_id
+  tunnel_id          = cloudflare_tunnel.old.id
+  network            = "2001:DB8::101/128"
+  virtual_network_id = cloudflare_tunnel_virtual_network.old.id
+}
+resource "cloudflare_zero_trust_tunnel_cloudflared_route" "new" {
+  account_id = var.account_id
+  tunnel_id  = cloudflare_zero_trust_tunnel_cloudflared.new.id
+  network    = "10.0.0.1"
+}
+resource "cloudflare_access_service_token" "old" {
+  account_id = var.account_id
+  name       = "old"
+  duration   = "60m"
+}
+resource "cloudflare_zero_trust_access_service_token" "new" {
+  account_id = var.account_id
+  name       = "new"
+}
+resource "cloudflare_teams_list" "old" {
+  account_id = var.account_id
+  name       = "old"
+  type       = "IP"
+  items      = ["10.0.0.2", "10.0.0.1"]
+}
+resource "cloudflare_zero_trust_list" "new" {
+  account_id = var.account_id
+  name       = "new"
+  type       = "DOMAIN"
+  items      = [{ value = "b.example.com", description = "x" }, { value = "a.example.com" }]
+}
+resource "cloudflare_teams_rule" "old" {
+  account_id  = var.account_id
+  name        = "old"
+  description = ""
+  precedence  = 10
+  action      = "allow"
+  filters     = ["http"]
+  rule_settings {
+    check_session {
+      enforce  = true
+      duration = "90m"
+    }
+  }
+}
+resource "cloudflare_zero_trust_gateway_policy" "new" {
+  account_id    = var.account_id
+  name          = "new"
+  action        = "block"
+  filters       = ["dns"]
+  traffic       = format("any(dns.domains[*]   in $%s)", replace(cloudflare_zero_trust_list.new.id, "-", ""))
+  rule_settings = { block_reason = "no" }
+}
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_generations_are_made_changed_imported_and_deleted() {
+    let desk = Desk::new(BOTH).await;
+    desk.expect(&[(&desk.init(), 0), APPLY, NO_CHANGES]);
+    let changed = BOTH.replace("\"new\"\n", "\"newer\"\n").replace("60m", "2h").replace("90m", "2h");
+    desk.write("main.tf", &changed);
+    desk.expect(&[CHANGES, APPLY, NO_CHANGES]);
+
+    let shown = desk.expect(&[("show -json", 0)]).remove(0);
+    let state: Json = serde_json::from_str(shown.trim()).unwrap();
+    let resources = state["values"]["root_module"]["resources"].as_array().unwrap();
+    assert_eq!(resources.len(), 12);
+    let account = &desk.site.account;
+    let mut imports = String::new();
+    for resource in resources {
+        let (address, values) = (resource["address"].as_str().unwrap(), &resource["values"]);
+        let text = |name: &str| values[name].as_str().unwrap();
+        let id = if resource["type"] == "cloudflare_tunnel_route" {
+            format!("{}/{}", text("network"), text("virtual_network_id"))
+        } else {
+            text("id").to_owned()
+        };
+        imports.extend(["import {\n to = ", address, "\n id = \"", account, "/", &id, "\"\n}\n"]);
+    }
+    // Terraform forgets what it made.
+    fs::remove_file(desk.path().join("terraform.tfstate")).unwrap();
+    desk.write("imports.tf", &imports);
+    let said = desk.expect(&[CHANGES, APPLY, NO_CHANGES, DESTROY]).remove(1);
+    assert!(said.contains("12 imported, 0 added") && said.contains("0 destroyed"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
