@@ -110,14 +110,6 @@ impl Store {
         audit_insert(&mut *self.0.writer.acquire().await?, &audit).await
     }
 
-    /// The id of the last record of something that was done in this account, refused credentials passed over.
-    pub async fn audit_last_done(&self, account: AccountId) -> Result<Option<String>, Fault> {
-        let text =
-            "SELECT id FROM audit WHERE account_id = $1 AND success = 1 ORDER BY at DESC, id DESC LIMIT 1";
-        let last = sqlx::query_scalar(text).bind(account.to_string());
-        Ok(last.fetch_optional(self.read().await?.sql()).await?)
-    }
-
     /// A record of this account.
     pub async fn audit_fetch(&self, account: AccountId, id: &str) -> Result<Option<AuditRow>, Fault> {
         let row = sqlx::query("SELECT * FROM audit WHERE account_id = $1 AND id = $2")

@@ -7,10 +7,12 @@
 
 use std::sync::Arc;
 
-use adit_model::{Change, ChangeBatch};
+use adit_model::{AccountId, Change, ChangeBatch};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use crate::feed::Whose;
 use crate::row::{Connection, Fault, run};
+use crate::rule::{RuleAside, rules_settle};
 use crate::session::Transaction;
 use crate::write::now_micros;
 use crate::{Store, feed};
@@ -34,6 +36,8 @@ struct State {
     /// `None` when the batch is over.
     transaction: Option<Transaction>,
     changes: Vec<Change>,
+    /// Whose the mutations are; `None` before the first.
+    whose: Option<Whose>,
     /// When the last mutation was: the order of lists is the order of mutations.
     at: i64,
     /// A mutation was begun and has not come to its end.
@@ -50,6 +54,7 @@ impl Store {
         let state = State {
             transaction: Some(self.0.turn().await?),
             changes: Vec::new(),
+            whose: None,
             at: now_micros(),
             half_done: false,
         };
@@ -64,15 +69,24 @@ impl Batch {
         &self.store
     }
 
+    /// Gives the rules that were put aside their places ([`crate::rule`]), as the last thing before [`Batch::commit`].
+    ///
+    /// # Errors
+    /// A rule's place is still another's. The batch can go on, or be dropped.
+    pub async fn settle(&self) -> Result<(), RuleAside> {
+        rules_settle(self.open.hold().await?.sql()).await
+    }
+
     /// Makes all of it happen: the entry of the change log has the changes of all mutations, in order.
     ///
     /// # Errors
     /// None of it has happened, unless the database was lost while it said so.
     pub async fn commit(self) -> Result<ChangeBatch, Fault> {
         let mut held = self.open.hold().await?;
+        let whose = held.0.whose.unwrap_or(Whose::One(None));
         let mut transaction = held.0.transaction.take().ok_or(Fault::Ended)?;
         let changes = std::mem::take(&mut held.0.changes);
-        let batch = feed::change_append(transaction.sql(), now_micros(), changes).await?;
+        let batch = feed::change_append(transaction.sql(), now_micros(), whose, changes).await?;
         transaction.commit(Some(batch.number)).await?;
         self.store.0.tell(batch.number);
         Ok(batch)
@@ -124,10 +138,11 @@ impl Held {
     }
 
     /// Ends a mutation.
-    pub(crate) async fn end(mut self, changes: Vec<Change>) -> Result<(), Fault> {
+    pub(crate) async fn end(mut self, account: Option<AccountId>, changes: Vec<Change>) -> Result<(), Fault> {
         run("RELEASE SAVEPOINT deed", self.sql()).await?;
         self.0.half_done = false;
         self.0.changes.extend(changes);
+        self.0.whose = Some(Whose::and(self.0.whose, account));
         Ok(())
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use adit_model::{Change, ChangeBatch};
+use adit_model::{AccountId, Change, ChangeBatch};
 use sqlx::Row as _;
 use tokio::sync::watch;
 
@@ -64,6 +64,20 @@ impl Store {
         self.changes_after(number, i64::MAX).await
     }
 
+    /// The number of the last entry that is of this account, or may be: it changes with whatever is written there, whatever
+    /// the clock does. `None` if there is no such entry.
+    pub async fn change_last(&self, account: AccountId) -> Result<Option<u64>, Fault> {
+        let last: Option<i64> = sqlx::query_scalar(
+            "SELECT max(number) FROM (SELECT max(number) AS number FROM changes WHERE account_id = $1 \
+             UNION ALL SELECT max(number) AS number FROM changes WHERE account_id IS NULL) AS entries",
+        )
+        .bind(account.to_string())
+        .fetch_one(self.read().await?.sql())
+        .await?;
+        let damaged = |_| Fault::Damaged { table: "changes", column: "number" };
+        last.map(|number| u64::try_from(number).map_err(damaged)).transpose()
+    }
+
     async fn changes_after(&self, number: u64, limit: i64) -> Result<Vec<ChangeBatch>, Fault> {
         let rows =
             sqlx::query("SELECT number, changes FROM changes WHERE number > $1 ORDER BY number LIMIT $2")
@@ -93,19 +107,44 @@ pub(crate) fn tell(told: &watch::Sender<u64>, number: u64) {
     });
 }
 
+/// Whose an entry of the log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// Of this account, or of none.
+    One(Option<AccountId>),
+    /// Of several.
+    Several,
+}
+
+impl Whose {
+    /// Whose it is together with something of this account.
+    pub(crate) fn and(this: Option<Self>, account: Option<AccountId>) -> Self {
+        match this {
+            None => Self::One(account),
+            Some(Self::One(one)) if one == account => Self::One(one),
+            Some(_) => Self::Several,
+        }
+    }
+}
+
 /// Appends an entry with the next number.
 pub(crate) async fn change_append(
     sql: &mut Connection,
     at: i64,
+    whose: Whose,
     changes: Vec<Change>,
 ) -> Result<ChangeBatch, Fault> {
     let text = serde_json::to_string(&changes).map_err(|error| Fault::Database(error.into()))?;
     let number: i64 = sqlx::query_scalar(
-        "INSERT INTO changes (number, at, changes) SELECT coalesce(max(number), 0) + 1, $1, $2 FROM changes \
-         RETURNING number",
+        "INSERT INTO changes (number, at, changes, account_id) \
+         SELECT coalesce(max(number), 0) + 1, $1, $2, $3 FROM changes RETURNING number",
     )
     .bind(at)
     .bind(text)
+    .bind(match whose {
+        Whose::One(account) => Some(account.map(|account| account.to_string()).unwrap_or_default()),
+        Whose::Several => None,
+    })
     .fetch_one(sql)
     .await?;
     let number = u64::try_from(number).map_err(|_| Fault::Damaged { table: "changes", column: "number" })?;

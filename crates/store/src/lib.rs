@@ -67,7 +67,7 @@ pub use open::OpenError;
 pub use page::{Page, Window};
 pub use route::{NewRoute, RouteEdit, RouteFilter, RouteRow, RouteWriteError, Takeover};
 pub use row::Fault;
-pub use rule::{Expiration, NewRule, RuleContent, RuleRow, RuleText, RuleWriteError};
+pub use rule::{Expiration, NewRule, RuleAside, RuleContent, RuleRow, RuleText, RuleWriteError};
 pub use service_token::{NewServiceToken, ServiceTokenEdit, ServiceTokenRow};
 pub use tenant::{AccountCreateError, AccountEdit, AccountRow, AccountUpdateError, Bootstrap};
 pub use tenant_removal::{AccountDeleteError, Holdings};

@@ -1,5 +1,9 @@
 //! Gateway rules (contract D, 8). Whether a rule makes sense is the caller's to check; the store sees to its place among
 //! the rules of its filter, to the lists that it names, and to its version.
+//!
+//! Two rules of a filter never have the same precedence. Within a batch, one that is given another's is put aside: its row has
+//! the precedence below zero ([`aside`]), and gets it when the batch settles, by when the other has to have left it. So two
+//! rules can change places. Nothing but the row knows of it: results, records and changes have the precedence itself.
 
 use adit_model::{
     AccountId, Action, Change, Filter, ListId, MAX_PRECEDENCE, Rule, RuleId, RuleSettings, Schedule,
@@ -123,6 +127,22 @@ pub enum RuleWriteError {
     Fault(#[from] Fault),
 }
 
+/// A rule that was put aside in a batch cannot have its precedence.
+#[derive(Debug, thiserror::Error)]
+pub enum RuleAside {
+    /// Another rule still has it.
+    #[error("the precedence is taken by {by}")]
+    Taken {
+        /// The rule.
+        rule: RuleId,
+        /// The other rule's name.
+        by: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
 impl From<sqlx::Error> for RuleWriteError {
     fn from(error: sqlx::Error) -> Self {
         Self::Fault(error.into())
@@ -151,8 +171,8 @@ impl Store {
             created_at: write.time(),
             updated_at: write.time(),
         };
-        precedence_free(write.sql(), &row).await?;
-        rule_insert(&mut write, &row).await?;
+        let stored = precedence_stored(&mut write, &row).await?;
+        rule_insert(&mut write, &row, stored).await?;
         lists_set(write.sql(), &row, &new.lists).await?;
         write.change(row.change());
         Ok(self.rule_commit(write, actor, "rule.create", row).await?)
@@ -170,8 +190,8 @@ impl Store {
         let mut row = rule_find(write.sql(), account, id).await?.ok_or(RuleWriteError::NotFound)?;
         row.precedence = new.precedence.unwrap_or(row.precedence);
         row.content = new.content;
-        precedence_free(write.sql(), &row).await?;
-        rule_update(&mut write, &mut row).await?;
+        let stored = precedence_stored(&mut write, &row).await?;
+        rule_update(&mut write, &mut row, stored).await?;
         lists_set(write.sql(), &row, &new.lists).await?;
         write.change(row.change());
         Ok(self.rule_commit(write, actor, "rule.replace", row).await?)
@@ -191,7 +211,8 @@ impl Store {
         let now = write.time();
         let at = now.replace_nanosecond(0).unwrap_or(now) + Duration::minutes(i64::from(minutes));
         row.content.expiration = Some(Expiration { at, minutes: Some(minutes) });
-        rule_update(&mut write, &mut row).await?;
+        let stored = precedence_stored(&mut write, &row).await?;
+        rule_update(&mut write, &mut row, stored).await?;
         write.change(row.change());
         Ok(self.rule_commit(write, actor, "rule.reset_expiration", row).await?)
     }
@@ -298,7 +319,8 @@ async fn precedence_behind(
     filter: Filter,
 ) -> Result<u64, RuleWriteError> {
     let last: Option<i64> = sqlx::query_scalar(
-        "SELECT max(precedence) FROM rules WHERE account_id = $1 AND filter = $2 AND deleted_at IS NULL",
+        "SELECT max(CASE WHEN precedence < 0 THEN -precedence - 1 ELSE precedence END) FROM rules \
+         WHERE account_id = $1 AND filter = $2 AND deleted_at IS NULL",
     )
     .bind(account.to_string())
     .bind(filter.as_str())
@@ -311,18 +333,61 @@ async fn precedence_behind(
     if step == 0 { Err(RuleWriteError::PrecedencesUsedUp) } else { Ok(last + step) }
 }
 
-async fn precedence_free(sql: &mut Connection, row: &RuleRow) -> Result<(), RuleWriteError> {
+/// What a rule's row has for its precedence: that, or the place aside if it is another's for now.
+async fn precedence_stored(write: &mut Write, row: &RuleRow) -> Result<i64, RuleWriteError> {
+    let precedence = to_number(row.precedence);
+    let Some(by) = precedence_taken(write.sql(), row, precedence).await? else { return Ok(precedence) };
+    if !write.is_of_batch() {
+        return Err(RuleWriteError::PrecedenceTaken { by });
+    }
+    match precedence_taken(write.sql(), row, aside(precedence)).await? {
+        None => Ok(aside(precedence)),
+        Some(by) => Err(RuleWriteError::PrecedenceTaken { by }),
+    }
+}
+
+/// The place aside of a precedence, and the precedence of a place aside.
+const fn aside(precedence: i64) -> i64 {
+    -1 - precedence
+}
+
+/// Gives the rules that were put aside their precedences.
+pub(crate) async fn rules_settle(sql: &mut Connection) -> Result<(), RuleAside> {
+    let taken = sqlx::query(
+        "SELECT aside.id AS id, other.name AS name FROM rules aside JOIN rules other \
+         ON other.account_id = aside.account_id AND other.filter = aside.filter \
+         AND other.precedence = -1 - aside.precedence AND other.deleted_at IS NULL \
+         WHERE aside.precedence < 0 AND aside.deleted_at IS NULL ORDER BY aside.precedence DESC LIMIT 1",
+    )
+    .fetch_optional(&mut *sql)
+    .await
+    .map_err(Fault::from)?;
+    if let Some(row) = taken {
+        let columns = Columns::new(&row, "rules");
+        return Err(RuleAside::Taken { rule: columns.parsed("id")?, by: columns.text("name")? });
+    }
+    let settle = "UPDATE rules SET precedence = -1 - precedence WHERE precedence < 0";
+    sqlx::query(settle).execute(sql).await.map_err(Fault::from)?;
+    Ok(())
+}
+
+/// The name of the other live rule of the filter whose row has this for its precedence.
+async fn precedence_taken(
+    sql: &mut Connection,
+    row: &RuleRow,
+    precedence: i64,
+) -> Result<Option<String>, Fault> {
     let taken: Option<String> = sqlx::query_scalar(
         "SELECT name FROM rules WHERE account_id = $1 AND filter = $2 AND precedence = $3 AND id <> $4 \
          AND deleted_at IS NULL",
     )
     .bind(row.account.to_string())
     .bind(row.content.filter.as_str())
-    .bind(to_number(row.precedence))
+    .bind(precedence)
     .bind(row.id.to_string())
     .fetch_optional(sql)
     .await?;
-    taken.map_or(Ok(()), |by| Err(RuleWriteError::PrecedenceTaken { by }))
+    Ok(taken)
 }
 
 /// Makes these the lists that a rule names. They are of its account, and stay while it names them.
@@ -348,7 +413,7 @@ async fn lists_set(sql: &mut Connection, row: &RuleRow, lists: &[ListId]) -> Res
     Ok(())
 }
 
-async fn rule_insert(write: &mut Write, row: &RuleRow) -> Result<(), Fault> {
+async fn rule_insert(write: &mut Write, row: &RuleRow, precedence: i64) -> Result<(), Fault> {
     let at = write.at();
     sqlx::query(
         "INSERT INTO rules (id, account_id, name, description, enabled, filter, action, precedence, version, \
@@ -359,21 +424,21 @@ async fn rule_insert(write: &mut Write, row: &RuleRow) -> Result<(), Fault> {
     .bind(row.id.to_string())
     .bind(row.account.to_string())
     .bind(row.content.filter.as_str())
-    .bind(to_number(row.precedence))
+    .bind(precedence)
     .bind(at)
     .execute(write.sql())
     .await?;
-    content_store(write, row).await
+    content_store(write, row, precedence).await
 }
 
 /// Stores what a rule is now, as its next version.
-async fn rule_update(write: &mut Write, row: &mut RuleRow) -> Result<(), Fault> {
+async fn rule_update(write: &mut Write, row: &mut RuleRow, precedence: i64) -> Result<(), Fault> {
     row.version += 1;
     row.updated_at = write.time();
-    content_store(write, row).await
+    content_store(write, row, precedence).await
 }
 
-async fn content_store(write: &mut Write, row: &RuleRow) -> Result<(), Fault> {
+async fn content_store(write: &mut Write, row: &RuleRow, precedence: i64) -> Result<(), Fault> {
     let content = &row.content;
     let expiration = content.expiration;
     sqlx::query(
@@ -388,7 +453,7 @@ async fn content_store(write: &mut Write, row: &RuleRow) -> Result<(), Fault> {
     .bind(i64::from(content.enabled))
     .bind(content.filter.as_str())
     .bind(content.action.as_str())
-    .bind(to_number(row.precedence))
+    .bind(precedence)
     .bind(to_number(row.version))
     .bind(&content.traffic.written)
     .bind(&content.traffic.canonical)
@@ -450,11 +515,12 @@ fn rule_row(row: &Row) -> Result<RuleRow, Fault> {
         expiration: columns.maybe_time("expires_at")?.map(|at| Expiration { at, minutes }),
         remarks: columns.json_as("remarks")?,
     };
+    let stored = columns.number("precedence")?;
     Ok(RuleRow {
         id: columns.parsed("id")?,
         account: columns.parsed("account_id")?,
         content,
-        precedence: to_count(columns.number("precedence")?, "precedence")?,
+        precedence: to_count(if stored < 0 { aside(stored) } else { stored }, "precedence")?,
         version: to_count(columns.number("version")?, "version")?,
         created_at: columns.time("created_at")?,
         updated_at: columns.time("updated_at")?,

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::audit::{Audit, audit_insert};
 use crate::batch::Held;
+use crate::feed::Whose;
 use crate::row::{Connection, Fault, from_micros, to_micros};
 use crate::session::Transaction;
 use crate::{Store, feed};
@@ -129,13 +130,14 @@ impl Store {
         let changes = write.changes;
         let batch = match write.place {
             Place::Own(mut transaction) => {
-                let batch = feed::change_append(transaction.sql(), write.at, changes).await?;
+                let whose = Whose::One(deed.account);
+                let batch = feed::change_append(transaction.sql(), write.at, whose, changes).await?;
                 transaction.commit(Some(batch.number)).await?;
                 self.0.tell(batch.number);
                 batch
             }
             Place::Batch(held) => {
-                held.end(changes.clone()).await?;
+                held.end(deed.account, changes.clone()).await?;
                 ChangeBatch { number: 0, changes }
             }
         };
@@ -160,6 +162,11 @@ impl Write {
     /// When the mutation happens.
     pub(crate) fn time(&self) -> OffsetDateTime {
         from_micros(self.at).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+
+    /// Whether it is one of several that happen together: what is so only in the middle of them is no harm.
+    pub(crate) const fn is_of_batch(&self) -> bool {
+        matches!(self.place, Place::Batch(_))
     }
 
     /// Tells the edges.

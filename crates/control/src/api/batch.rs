@@ -6,12 +6,14 @@
 //! its place, written likewise. The result has the results of the operations, in order. An error says which operation it
 //! was, and its pointer begins with that.
 //!
+//! Two rules may change places: that each precedence is one rule's is checked when all operations are done.
+//!
 //! `GET` gives `{generation}`, which changes with whatever is written in the account. A batch that names a generation is
 //! refused with 412 when something was written since, so that a plan is not carried out on what it was not made for.
 //!
 //! What it does not take: reads, queries, and what acts at once and could not be undone (closing connections).
 
-use adit_store::{RawCall, Store};
+use adit_store::{RawCall, RuleAside, Store};
 use axum::body::Bytes;
 use http::StatusCode;
 use serde_json::Value;
@@ -23,6 +25,7 @@ use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
 use super::operation::{self, Operation as Row, Verb};
 use super::path::{self, Query};
+use super::rule::precedence_taken;
 use super::{BASE, Call, account_of};
 use crate::Control;
 use crate::permission::{Area, Level};
@@ -125,8 +128,21 @@ async fn run(call: &Call<'_>) -> Result<Reply, ApiError> {
         }
         results.push(result);
     }
+    batch.settle().await.map_err(|error| unsettled(error, &results))?;
     batch.commit().await?;
     Ok(Reply::One(results.into()))
+}
+
+/// A rule's precedence is still another's: said of the operation that gave it to the rule last.
+fn unsettled(error: RuleAside, results: &[Value]) -> ApiError {
+    match error {
+        RuleAside::Fault(fault) => fault.into(),
+        RuleAside::Taken { rule, by } => {
+            let rule = rule.to_string();
+            let index = results.iter().rposition(|result| result["id"] == rule.as_str()).unwrap_or(0);
+            within(index, precedence_taken(&by))
+        }
+    }
 }
 
 /// One operation, as if it had come alone.
@@ -255,10 +271,10 @@ fn with_ids(value: Value, made: &[(Uuid, Uuid)]) -> Value {
     }
 }
 
-/// The last write in the account: its audit record.
+/// The last write in the account: its number in the change log, since clocks are set back.
 async fn generation(store: &Store, call: &Call<'_>) -> Result<String, ApiError> {
-    let last = store.audit_last_done(call.account).await?;
-    Ok(last.unwrap_or_else(|| NO_GENERATION.to_owned()))
+    let last = store.change_last(call.account).await?;
+    Ok(last.map_or_else(|| NO_GENERATION.to_owned(), |number| number.to_string()))
 }
 
 #[cfg(test)]

@@ -297,13 +297,16 @@ fn missing(error: FindError) -> ApiError {
     }
 }
 
+/// Another rule of the filter has the precedence.
+pub(super) fn precedence_taken(by: &str) -> ApiError {
+    let message = format!("a rule with this precedence already exists: {by}");
+    ApiError::new(StatusCode::CONFLICT, 2081, message).at("/precedence")
+}
+
 fn write_error(error: RuleWriteError) -> ApiError {
     match error {
         RuleWriteError::NotFound => not_found(),
-        RuleWriteError::PrecedenceTaken { by } => {
-            let message = format!("a rule with this precedence already exists: {by}");
-            ApiError::new(StatusCode::CONFLICT, 2081, message).at("/precedence")
-        }
+        RuleWriteError::PrecedenceTaken { by } => precedence_taken(&by),
         RuleWriteError::PrecedencesUsedUp => {
             let message =
                 "precedence: the last rule has the largest that there is: give this rule one that is free";
