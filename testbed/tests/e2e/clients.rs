@@ -19,8 +19,18 @@ use crate::accounts;
 /// Where the edge serves the API to its own host without TLS.
 const PLAIN: &str = "127.0.0.1:8780";
 /// What `make test` has time for.
-const GROUPS: [&str; 8] =
-    ["tunnels", "paging", "routes", "tokens", "service-tokens", "devices", "audit", "foreign"];
+const GROUPS: [&str; 10] = [
+    "tunnels",
+    "paging",
+    "routes",
+    "tokens",
+    "service-tokens",
+    "devices",
+    "lists",
+    "rules",
+    "audit",
+    "foreign",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_client_works() {
