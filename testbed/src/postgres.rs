@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -38,6 +38,8 @@ pub struct Postgres {
     dir: PathBuf,
     database: String,
     quick: bool,
+    /// On which port of 127.0.0.1 it takes connections with TLS, if it does.
+    tls: Option<u16>,
     /// Says that the shared server is in use.
     user: Option<File>,
 }
@@ -60,6 +62,7 @@ impl Postgres {
             dir,
             database: format!("adit_{}_{}", std::process::id(), count()),
             quick: true,
+            tls: None,
             user: Some(user),
         };
         if !server.runs() {
@@ -82,11 +85,40 @@ impl Postgres {
         let programs = programs()?;
         let dir = dir.join("postgres");
         make_dir(&dir)?;
-        let server = Self { programs, dir, database: "adit".into(), quick: false, user: None };
+        let server = Self { programs, dir, database: "adit".into(), quick: false, tls: None, user: None };
         server.init()?;
         server.start()?;
         server.create_database()?;
         Ok(server)
+    }
+
+    /// A server of its own in this directory that is also reached on this port of 127.0.0.1, with TLS and this certificate
+    /// and key (PEM).
+    ///
+    /// # Errors
+    /// A reason to skip the test.
+    pub fn with_tls(dir: &Path, port: u16, certificate: &str, key: &str) -> Result<Self, String> {
+        let programs = programs()?;
+        let dir = dir.join("postgres");
+        make_dir(&dir)?;
+        let server =
+            Self { programs, dir, database: "adit".into(), quick: true, tls: Some(port), user: None };
+        server.init()?;
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = server.dir.join(name);
+            let failed = |error: io::Error| format!("cannot write {}: {error}", path.display());
+            fs::write(&path, text).map_err(failed)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+            make_owned(&path)?;
+        }
+        server.start()?;
+        server.create_database()?;
+        Ok(server)
+    }
+
+    /// How a program names it where it is reached with TLS.
+    pub fn tls_url(&self) -> Option<String> {
+        self.tls.map(|port| format!("postgres://{USER}@localhost:{port}/{}", self.database))
     }
 
     /// How a program names it.
@@ -100,9 +132,17 @@ impl Postgres {
     /// It does not start.
     pub fn start(&self) -> Result<(), String> {
         let options = format!(
-            "-c listen_addresses='' -c unix_socket_directories='{}' -c max_connections=200 -c shared_buffers=32MB {}",
+            "-c unix_socket_directories='{}' -c max_connections=200 -c shared_buffers=32MB {} {}",
             self.dir.display(),
-            if self.quick { QUICK } else { "" }
+            if self.quick { QUICK } else { "" },
+            match self.tls {
+                None => "-c listen_addresses=''".to_owned(),
+                Some(port) => format!(
+                    "-c listen_addresses=127.0.0.1 -p {port} -c ssl=on -c ssl_cert_file='{0}/server.crt' \
+                     -c ssl_key_file='{0}/server.key'",
+                    self.dir.display()
+                ),
+            }
         );
         let log = self.dir.join("log");
         let log = log.to_string_lossy();
@@ -133,7 +173,8 @@ impl Postgres {
     }
 
     fn create_database(&self) -> Result<(), String> {
-        self.run("createdb", &["-h", &self.dir.display().to_string(), &self.database])
+        let port = self.tls.unwrap_or(5432).to_string();
+        self.run("createdb", &["-h", &self.dir.display().to_string(), "-p", &port, &self.database])
     }
 
     /// Stops the shared server when nobody uses it.
@@ -191,9 +232,13 @@ fn programs() -> Result<PathBuf, String> {
 
 /// A directory that the server's user owns.
 fn make_dir(dir: &Path) -> Result<(), String> {
-    let failed = |error: io::Error| format!("cannot make {}: {error}", dir.display());
-    fs::create_dir_all(dir).map_err(failed)?;
-    let chown = Command::new("chown").arg(USER).arg(dir).status().map_err(failed)?;
+    fs::create_dir_all(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+    make_owned(dir)
+}
+
+fn make_owned(path: &Path) -> Result<(), String> {
+    let failed = |error: io::Error| format!("cannot change the owner of {}: {error}", path.display());
+    let chown = Command::new("chown").arg(USER).arg(path).status().map_err(failed)?;
     if !chown.success() {
         return Err(format!("the user {USER} does not exist"));
     }

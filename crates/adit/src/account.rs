@@ -1,7 +1,8 @@
 //! `adit account …`: accounts are made and deleted where the database is, never over the API.
 //!
 //! Where an `adit up` runs on the directory it holds the database, and is asked over its control socket ([`socket`]); where
-//! none does, the database is opened here.
+//! none does, the database is opened here: SQLite's in the directory, or the PostgreSQL that is named. Other nodes of a
+//! PostgreSQL may run meanwhile: they learn by the change log.
 
 pub(crate) mod socket;
 
@@ -15,6 +16,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
 
+use crate::command_line::DatabaseUrl;
 use crate::table;
 
 #[derive(Debug, Args)]
@@ -22,6 +24,9 @@ pub(crate) struct AccountCommand {
     /// Data directory of this installation's `adit up`
     #[arg(long, env = "ADIT_DATA", global = true, value_name = "DIR", default_value = "./adit-data")]
     data: std::path::PathBuf,
+    /// PostgreSQL database of the installation, if it has one and no adit up runs on the directory
+    #[arg(long, env = "ADIT_DATABASE", hide_env_values = true, global = true, value_name = "URL")]
+    database: Option<DatabaseUrl>,
     /// How to print: table or json
     #[arg(long, short = 'o', global = true, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -60,7 +65,8 @@ enum AccountAction {
 pub(crate) const EXAMPLES: &str = "Examples:
   adit account --data /var/lib/adit create staging
   adit account --data /var/lib/adit list -o json
-  adit account --data /var/lib/adit delete staging --cascade";
+  adit account --data /var/lib/adit delete staging --cascade
+  adit account --data /var/lib/adit --database postgres://adit:PASSWORD@db.example/adit list";
 
 /// What is asked of the installation.
 #[derive(Debug, Serialize, Deserialize)]
@@ -109,7 +115,7 @@ pub(crate) fn run(command: AccountCommand) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(async {
-        let place = Place::find(&command.data).await?;
+        let place = Place::find(&command.data, command.database.as_ref()).await?;
         let done = act(&place, command.action, command.output).await;
         place.close().await;
         done
@@ -167,20 +173,34 @@ enum Place {
 }
 
 impl Place {
-    async fn find(data: &Path) -> anyhow::Result<Self> {
+    async fn find(data: &Path, database: Option<&DatabaseUrl>) -> anyhow::Result<Self> {
         if let Some(client) = socket::Client::connect(data).await? {
             return Ok(Self::Running(client));
         }
+        if let Some(url) = database {
+            // The key seals what the database holds: without it, nothing here is this installation's.
+            if !data.join("seal.key").exists() {
+                bail!(
+                    "{} has no seal.key: name the directory of an `adit up` of this database with --data",
+                    data.display()
+                );
+            }
+            return Self::opened(data, Store::open_postgres(url.reveal(), data).await);
+        }
         if !data.join("adit.db").exists() && data.join("seal.key").exists() {
             bail!(
-                "no adit up runs on {}, and its database is elsewhere: start adit up first",
+                "no adit up runs on {}, and its database is elsewhere: name it with --database",
                 data.display()
             );
         }
         if !data.join("adit.db").exists() {
             bail!("{} is no data directory: name that of `adit up` with --data", data.display());
         }
-        match Store::open(data).await {
+        Self::opened(data, Store::open(data).await)
+    }
+
+    fn opened(data: &Path, store: Result<Store, OpenError>) -> anyhow::Result<Self> {
+        match store {
             Ok(store) => Ok(Self::Here(Box::new(store))),
             // It has the directory, but not its socket yet, or no longer.
             Err(OpenError::InUse { .. }) => {

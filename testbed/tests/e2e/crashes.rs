@@ -18,6 +18,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::postgres_server::Postgres;
+
 /// Who write at once.
 const WRITERS: u32 = 4;
 /// Items of each list.
@@ -29,14 +31,30 @@ const FULL_AFTER: u32 = 3000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_moment_it_has_lost_nothing_that_it_acknowledged_and_nothing_is_half_done() {
-    kill_and_look(20, 1).await;
+    kill_and_look(20, 1, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_moment_it_has_lost_nothing_on_postgresql_either() {
+    match Postgres::shared() {
+        Ok(server) => kill_and_look(6, 3, Some(&server)).await,
+        Err(reason) => eprintln!("SKIPPED: {reason}"),
+    }
 }
 
 /// Run by `make test-long`.
 mod long {
     #[tokio::test(flavor = "multi_thread")]
     async fn hundreds_of_kills_lose_nothing_either() {
-        super::kill_and_look(300, 2).await;
+        super::kill_and_look(300, 2, None).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_hundred_kills_lose_nothing_on_postgresql() {
+        match super::Postgres::shared() {
+            Ok(server) => super::kill_and_look(100, 4, Some(&server)).await,
+            Err(reason) => eprintln!("SKIPPED: {reason}"),
+        }
     }
 }
 
@@ -49,8 +67,11 @@ struct Told {
     deleted: BTreeSet<String>,
 }
 
-async fn kill_and_look(times: u32, seed: u64) {
+async fn kill_and_look(times: u32, seed: u64, database: Option<&Postgres>) {
     let mut chain = Chain::new().unwrap();
+    if let Some(server) = database {
+        chain.edge_flags = vec!["--database".into(), server.url()];
+    }
     let told = RefCell::new(Told::default());
     let mut random = seed;
     for round in 0..times {
@@ -84,7 +105,15 @@ async fn kill_and_look(times: u32, seed: u64) {
         chain.edge.take().unwrap().wait(Duration::from_secs(30)).await.unwrap();
         let when = format!("seed {seed}, round {round}");
         let so_far = told.take();
-        look(&chain.data(), api.account(), &so_far, &when).await;
+        let store = match database {
+            Some(server) => Store::open_postgres(&server.url(), &chain.data()).await.unwrap(),
+            None => Store::open(&chain.data()).await.unwrap(),
+        };
+        // When it is its turn, what the killed process had under way has ended.
+        let turn = store.begin().await.unwrap();
+        look(turn.store(), api.account(), &so_far, &when).await;
+        drop(turn);
+        store.close().await;
         told.replace(so_far);
     }
     let told = told.borrow();
@@ -139,9 +168,8 @@ struct Held {
     lists: Vec<ListRow>,
 }
 
-/// Opens the database as the next start would, and compares rows, records and log with each other and with what was told.
-async fn look(data: &Path, account: &str, told: &Told, when: &str) {
-    let store = Store::open(data).await.unwrap();
+/// Compares rows, records and log with each other and with what was told.
+async fn look(store: &Store, account: &str, told: &Told, when: &str) {
     let account = account.parse().unwrap();
     let tunnels = store.tunnel_list(account, &TunnelFilter::default(), Window::ALL).await.unwrap().rows;
     let routes = store.route_list(account, &RouteFilter::default(), Window::ALL).await.unwrap().rows;
@@ -169,7 +197,7 @@ async fn look(data: &Path, account: &str, told: &Told, when: &str) {
     for row in &lists {
         assert_eq!(row.item_count, Some(ITEMS), "{when}: the items of {}", row.name);
     }
-    agree(&store, account, &Held { tunnels, lists }, when).await;
+    agree(store, account, &Held { tunnels, lists }, when).await;
 }
 
 /// The log, without a gap, makes what there is; each row has its records.

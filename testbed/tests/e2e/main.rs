@@ -14,6 +14,7 @@ mod clients;
 mod cloudflared;
 mod connector;
 mod crashes;
+mod database;
 mod datagrams;
 mod flows;
 mod gateway;
@@ -27,3 +28,7 @@ mod openapi;
 mod proxy;
 mod recovery;
 mod refusals;
+
+#[path = "../../src/postgres.rs"]
+#[allow(dead_code, unreachable_pub, reason = "other tests include it too, each what it needs")]
+mod postgres_server;

@@ -6,6 +6,8 @@ mod batches;
 mod gateway;
 #[path = "ingress.rs"]
 mod ingress;
+#[path = "members.rs"]
+mod members;
 #[path = "own_nodes.rs"]
 mod own_nodes;
 #[path = "writers.rs"]
