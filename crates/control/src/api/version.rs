@@ -9,6 +9,7 @@
 
 use std::io;
 
+use adit_store::RuleAside;
 use axum::body::Bytes;
 use http::header::IF_MATCH;
 use http::{HeaderMap, StatusCode};
@@ -19,6 +20,7 @@ use super::Call;
 use super::envelope::{ApiError, Reply};
 use super::operation::{self, Operation, Verb};
 use super::path::Query;
+use super::rule::precedence_taken;
 
 /// Fields that change without anybody changing the object.
 const LIVE: [&str; 9] = [
@@ -153,6 +155,11 @@ pub(super) async fn change(
     let reply = (row.run)(&call).await?;
     // What was deleted has no version any more.
     let after = (look.run)(&reading).await.ok().and_then(|reply| of(&reply));
+    // A rule that was put aside in the batch has no other to change places with.
+    batch.settle().await.map_err(|error| match error {
+        RuleAside::Taken { by, .. } => precedence_taken(&by),
+        RuleAside::Fault(fault) => fault.into(),
+    })?;
     batch.commit().await?;
     Ok((reply, after))
 }

@@ -89,6 +89,21 @@ async fn a_refused_change_leaves_nothing_and_a_made_one_has_its_record() {
     assert_eq!(log.result()[0]["resource"]["id"], one.as_str());
 }
 
+#[tokio::test]
+async fn a_rule_that_names_a_version_takes_no_precedence_of_another() {
+    let api = Api::new().await;
+    let rule =
+        |name: &str, precedence: u32| json!({ "name": name, "action": "off", "precedence": precedence });
+    api.post("gateway/rules", rule("one", 1)).await.result();
+    let two = api.post("gateway/rules", rule("two", 2)).await.text("/result/id");
+    let path = format!("gateway/rules/{two}");
+    let taken = api.with_version(Method::PUT, &path, "*", &rule("two", 1)).await;
+    taken.refused(409, 2081, "a rule with this precedence already exists: one");
+    assert_eq!(api.get(&path).await.result()["precedence"], 2);
+    api.with_version(Method::PUT, &path, "*", &rule("two", 3)).await.result();
+    assert_eq!(api.get(&path).await.result()["precedence"], 3);
+}
+
 /// Each adds its own line to one comment, by reading it and writing it back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_64_who_read_change_and_write_back_none_loses_what_another_wrote() {
