@@ -241,15 +241,31 @@ impl Chain {
 
     /// Starts another replica with the issue's configuration; gives its index.
     pub fn start_connector(&mut self, tunnel: &Tunnel) -> Result<usize> {
+        self.start_connector_to(&[format!("{EDGE_INNER_V4}:7844")], tunnel)
+    }
+
+    /// The same, to these edges.
+    pub fn start_connector_to(&mut self, edges: &[String], tunnel: &Tunnel) -> Result<usize> {
         let config = CONNECTOR_CONFIG.replace("TUNNEL_ID", &tunnel.id);
         let ca = self.data().join("ca.pem");
-        let connector = self.spawn_connector(&config, &tunnel.credentials, &ca)?;
+        let connector = self.spawn_connector_to(edges, &config, &tunnel.credentials, &ca)?;
         self.connectors.push(connector);
         Ok(self.connectors.len() - 1)
     }
 
     /// Starts a connector in a pod of its own, with `config` and `credentials` where a Deployment mounts them.
     pub fn spawn_connector(&mut self, config: &str, credentials: &Value, ca: &Path) -> Result<Connector> {
+        self.spawn_connector_to(&[format!("{EDGE_INNER_V4}:7844")], config, credentials, ca)
+    }
+
+    /// The same, to these edges.
+    pub fn spawn_connector_to(
+        &mut self,
+        edges: &[String],
+        config: &str,
+        credentials: &Value,
+        ca: &Path,
+    ) -> Result<Connector> {
         let index = self.pods;
         self.pods += 1;
         let pod = self.world.pod(index)?;
@@ -261,7 +277,7 @@ impl Chain {
         let mut command = pod.command("sh");
         // The namespace has mounts of its own: /opt there is the pod's, not the machine's.
         command.args(["-ec", MOUNT_AND_RUN, "sh"]).arg(&files).arg(&self.adit).arg(ca);
-        command.arg(format!("{EDGE_INNER_V4}:7844"));
+        command.args(edges);
         Ok(Connector { process: Process::spawn(&name, self.dir(), command)?, pod })
     }
 
@@ -441,7 +457,7 @@ impl Chain {
     }
 }
 
-/// Puts the files where the configuration says, and becomes the connector. `$1` files, `$2` adit, `$3` CA, `$4` edge.
+/// Puts the files where the configuration says, and becomes the connector. `$1` files, `$2` adit, `$3` CA, the rest edges.
 const MOUNT_AND_RUN: &str = r#"
 case $2 in
     # The program itself would be hidden.
@@ -451,7 +467,13 @@ esac
 mkdir -p /opt/zt/creds /opt/zt/config
 cp "$1/creds.json" /opt/zt/creds/
 cp "$1/config.yaml" /opt/zt/config/
-exec "$2" tunnel --config /opt/zt/config/config.yaml --edge "$4" --cacert "$3" run
+adit=$2 ca=$3
+shift 3
+for edge; do
+    set -- "$@" --edge "$edge"
+    shift
+done
+exec "$adit" tunnel --config /opt/zt/config/config.yaml "$@" --cacert "$ca" run
 "#;
 
 impl Chain {

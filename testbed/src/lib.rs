@@ -19,6 +19,7 @@ pub mod kubelet;
 pub mod net;
 pub mod origin;
 pub mod pki;
+pub mod postgres;
 pub mod process;
 pub mod spdy;
 pub mod website;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
 
 use crate::command_line::DatabaseUrl;
-use crate::table;
+use crate::{node, table};
 
 #[derive(Debug, Args)]
 pub(crate) struct AccountCommand {
@@ -73,8 +73,15 @@ pub(crate) const EXAMPLES: &str = "Examples:
 #[serde(tag = "request", rename_all = "snake_case")]
 pub(crate) enum Request {
     List,
-    Create { name: String },
-    Delete { account: String, cascade: bool },
+    Create {
+        name: String,
+    },
+    Delete {
+        account: String,
+        cascade: bool,
+    },
+    /// Of edge nodes, which only a running `adit up` can be asked.
+    Node(node::Request),
 }
 
 /// What it answers.
@@ -84,6 +91,7 @@ pub(crate) enum Answer {
     Accounts(Vec<Account>),
     Created(Created),
     Deleted,
+    Node(node::Answer),
     Error(String),
 }
 
@@ -213,7 +221,7 @@ impl Place {
     async fn ask(&self, request: Request) -> anyhow::Result<Answer> {
         let answer = match self {
             Self::Running(client) => client.ask(&request).await?,
-            Self::Here(store) => answer(store, nix::unistd::geteuid().as_raw(), request).await,
+            Self::Here(store) => answer(store, "", nix::unistd::geteuid().as_raw(), request).await,
         };
         if let Answer::Error(error) = answer {
             bail!(error);
@@ -234,14 +242,15 @@ impl Place {
     }
 }
 
-/// Does what was asked by someone of this machine.
-pub(crate) async fn answer(store: &Store, uid: u32, request: Request) -> Answer {
+/// Does what was asked by someone of this machine. `control`: where edge nodes find this control plane.
+pub(crate) async fn answer(store: &Store, control: &str, uid: u32, request: Request) -> Answer {
     let actor = Actor { who: format!("local:{uid}"), ..Actor::system() };
     let result = match request {
         Request::List => match store.account_list().await {
             Ok(rows) => Ok(Answer::Accounts(rows.into_iter().map(Account::from).collect())),
             Err(fault) => Err(fault.into()),
         },
+        Request::Node(request) => Ok(Answer::Node(node::answer(store, control, &actor, request).await)),
         Request::Create { name } => accounts::create(store, &actor, &name).await.map(|made| {
             Answer::Created(Created {
                 id: made.account.id.to_string(),
@@ -274,4 +283,4 @@ fn note(text: &str) -> anyhow::Result<()> {
     writeln!(io::stderr(), "{text}").context("cannot print")
 }
 
-const UNREADABLE: &str = "the answer of adit up cannot be read: is it of the same version?";
+pub(crate) const UNREADABLE: &str = "the answer of adit up cannot be read: is it of the same version?";

@@ -57,18 +57,27 @@ impl Authority {
 
     /// A certificate of these names and addresses.
     pub(crate) fn identity(&self, names: &[String]) -> anyhow::Result<Identity> {
-        let mut params =
-            CertificateParams::new(names).context("a public host is neither a DNS name nor an address")?;
-        params.distinguished_name.push(DnType::CommonName, "adit edge");
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.use_authority_key_identifier_extension = true;
-        (params.not_before, params.not_after) = validity(Duration::days(LEAF_DAYS));
         let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
+        let certificate = leaf(names)?.signed_by(&key, &self.issuer)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         Ok(Identity::new(vec![certificate.der().clone()], key))
     }
+
+    /// A certificate of these names for a key that somebody else holds, PEM.
+    pub(crate) fn sign(&self, names: &[String], key: &impl rcgen::PublicKeyData) -> anyhow::Result<String> {
+        Ok(leaf(names)?.signed_by(key, &self.issuer)?.pem())
+    }
+}
+
+fn leaf(names: &[String]) -> anyhow::Result<CertificateParams> {
+    let mut params =
+        CertificateParams::new(names).context("a public host is neither a DNS name nor an address")?;
+    params.distinguished_name.push(DnType::CommonName, "adit edge");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    (params.not_before, params.not_after) = validity(Duration::days(LEAF_DAYS));
+    Ok(params)
 }
 
 fn make() -> anyhow::Result<Kept> {
@@ -98,6 +107,6 @@ fn validity(lasts: Duration) -> (OffsetDateTime, OffsetDateTime) {
 /// The name of the secret.
 const NAME: &str = "edge-authority";
 /// As long as browsers accept.
-const LEAF_DAYS: i64 = 397;
+pub(crate) const LEAF_DAYS: i64 = 397;
 /// Devices and connectors hold `ca.pem` in files that people put there.
 const AUTHORITY_DAYS: i64 = 3650;

@@ -21,6 +21,7 @@ pub(crate) struct HostCertificates {
 }
 
 /// A certificate of somebody else's authority, in files.
+#[derive(Debug)]
 pub(crate) struct Supplied {
     certificate: PathBuf,
     key: PathBuf,
@@ -63,7 +64,8 @@ impl Supplied {
         Ok(Self { certificate, key, last })
     }
 
-    fn identity(&self) -> Identity {
+    /// The certificate as the files have it now.
+    pub(crate) fn identity(&self) -> Identity {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match read(&self.certificate, &self.key) {
             Ok(texts) => *last = texts,

@@ -22,6 +22,7 @@ use crate::access::AccessCommand;
 use crate::account::{self, AccountCommand};
 use crate::apply;
 use crate::backup;
+use crate::edge::{self, EdgeFlags};
 use crate::manage;
 use crate::manage::commands::{
     ApplyCommand, CompletionsCommand, CreateCommand, DeleteCommand, DiffCommand, EditCommand, ExportCommand,
@@ -29,6 +30,7 @@ use crate::manage::commands::{
 };
 use crate::manage::problem::Problem;
 use crate::management::Failure;
+use crate::node::{self, NodeCommand};
 use crate::policy::PolicyCommand;
 
 /// What was typed.
@@ -44,6 +46,12 @@ pub(crate) enum AditCommand {
     /// Control plane and edge on this machine, on an embedded database
     #[command(after_help = UP_EXAMPLES)]
     Up(UpFlags),
+    /// One edge node of several, beside an `adit up` on PostgreSQL
+    #[command(after_help = edge::EXAMPLES)]
+    Edge(Box<EdgeFlags>),
+    /// The edge nodes of this installation, made and deleted on the machine of its `adit up`
+    #[command(after_help = node::EXAMPLES)]
+    Node(NodeCommand),
     /// The connector, and the management of tunnels
     #[command(after_help = TUNNEL_EXAMPLES)]
     Tunnel(Box<TunnelCommand>),

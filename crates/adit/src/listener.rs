@@ -19,6 +19,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::nodes::Health;
+
 /// Connections at once of the metrics listener: a scraper or two, and a person.
 const MAX_METRICS_CONNECTIONS: usize = 64;
 /// Connections at once of the API's plain listener: the programs of one machine.
@@ -31,6 +33,8 @@ const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 struct Shown {
     registry: Registry,
     edge: Arc<Edge>,
+    /// The database, where several nodes share it.
+    health: Option<Arc<Health>>,
 }
 
 /// Binds a listener, named by its flag, so that a port in use is known before anything is served.
@@ -41,14 +45,19 @@ pub(crate) async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpL
 }
 
 /// Serves metrics until stopped.
-pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, stop: CancellationToken) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    edge: Arc<Edge>,
+    health: Option<Arc<Health>>,
+    stop: CancellationToken,
+) {
     let mut registry = Registry::default();
     edge.metrics().register(&mut registry);
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/ready", get(ready))
         .route("/healthz", get(async || "OK\n"))
-        .with_state(Arc::new(Shown { registry, edge }));
+        .with_state(Arc::new(Shown { registry, edge, health }));
     serve_router(listener, router, MAX_METRICS_CONNECTIONS, stop).await;
 }
 
@@ -108,11 +117,17 @@ async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
 }
 
 async fn ready(State(shown): State<Arc<Shown>>) -> Response {
-    let body = serde_json::json!({
+    let mut body = serde_json::json!({
         "status": 200,
         "snapshot": shown.edge.snapshot_number(),
         "x_generation": shown.edge.snapshot_number(),
         "connections": shown.edge.connections(),
     });
+    // Without its database an edge goes on deciding by what it has: it is ready, and says so.
+    if let Some(health) = &shown.health {
+        let silent_for = health.silent_for();
+        body["database"] = if silent_for.is_some() { "unreachable" } else { "connected" }.into();
+        body["database_unreachable_seconds"] = silent_for.unwrap_or_default().as_secs().into();
+    }
     ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }

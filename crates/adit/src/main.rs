@@ -11,11 +11,14 @@ mod authority;
 mod backup;
 mod certificates;
 mod command_line;
+mod edge;
 mod ingress;
 mod listener;
 mod log;
 mod manage;
 mod management;
+mod node;
+mod nodes;
 mod policy;
 mod shutdown;
 mod table;
@@ -37,6 +40,8 @@ fn main() -> ExitCode {
     adit_agent::tune_allocator();
     let result = match parsed.command {
         AditCommand::Up(flags) => up::run(flags),
+        AditCommand::Edge(flags) => edge::run(*flags),
+        AditCommand::Node(command) => node::run(command),
         AditCommand::Tunnel(command) => tunnel::run(*command),
         AditCommand::Agent(command) => agent::run(command),
         AditCommand::Access(command) => access::run(command),

@@ -1,15 +1,15 @@
 //! `adit up`: control plane and edge in one process.
 
-mod settings;
+pub(crate) mod settings;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
 use adit_control::Control;
-use adit_edge::{Edge, EdgeConfig, Ends};
+use adit_edge::{Edge, EdgeConfig, Ends, PeerIdentity};
 use adit_model::{ChangeBatch, Command, Filter, Record};
-use adit_store::{Feed, Store};
+use adit_store::{Feed, NodeDatabase, Store};
 use anyhow::Context;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use crate::account::socket::Socket;
 use crate::authority::Authority;
 use crate::certificates::{HostCertificates, Supplied};
 use crate::command_line::UpFlags;
+use crate::nodes::{self, Member, Open};
 use crate::{listener, log, shutdown, threads};
 use settings::Settings;
 
@@ -38,7 +39,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         Some(address) => Some(listener::bind("http", address).await?),
         None => None,
     };
-    try_ports(&settings)?;
+    try_ports(settings.https, settings.tunnel)?;
     let supplied = settings.certificates.iter().cloned().map(Supplied::open).collect::<Result<_, _>>()?;
     let store = match &settings.database {
         Some(url) => Store::open_postgres(url.reveal(), &settings.data).await?,
@@ -54,6 +55,16 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     authority.write_pem(&settings.data)?;
     let authority = Arc::new(authority);
     let certificates = HostCertificates::new(Arc::clone(&authority), supplied);
+    let (member, peer) = membership(&settings, control.store()).await?.unzip();
+    let mut management = adit_control::api::router(control.clone());
+    if let Some(url) = &settings.database {
+        management = management.merge(nodes::enrolment::router(nodes::enrolment::Registry {
+            store: control.store().clone(),
+            authority: Arc::clone(&authority),
+            connector_names: settings::connector_names(&[]),
+            database: nodes::enrolment::without_user(url.reveal()),
+        }));
+    }
     let config = EdgeConfig {
         node: settings.node.clone(),
         https: settings.https,
@@ -62,21 +73,23 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         tunnel_identity: authority.identity(&settings.connector_names())?,
         names: settings.served_names(),
         certificates: Arc::new(certificates),
-        management: adit_control::api::router(control.clone()),
+        management,
         enrolment: adit_control::device::router(control.clone()),
-        peer: None,
+        peer,
     };
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
-    let ends = join(&control, &tasks, &stop).await?;
+    let ends = join(&control, member.as_ref(), &tasks, &stop).await?;
+    let url = settings.url();
     match Socket::bind(&settings.data) {
-        Ok(socket) => drop(tasks.spawn(socket.serve(control.store().clone(), stop.clone()))),
+        Ok(socket) => drop(tasks.spawn(socket.serve(control.store().clone(), url, stop.clone()))),
         Err(error) => {
             tracing::warn!(%error, "no control socket: adit account can only be used while adit up is stopped");
         }
     }
     let edge = Arc::new(Edge::start(config, ends).await.map_err(with_hint)?);
-    tasks.spawn(listener::serve(metrics, Arc::clone(&edge), stop.clone()));
+    let health = member.as_ref().map(|member| Arc::clone(&member.health));
+    tasks.spawn(listener::serve(metrics, Arc::clone(&edge), health, stop.clone()));
     if let Some(http) = http {
         let api = adit_control::api::router(control.clone());
         tasks.spawn(listener::serve_api(http, api, stop.clone()));
@@ -103,9 +116,29 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     stop.cancel();
     tasks.close();
     tasks.wait().await;
+    if let Some(member) = member {
+        member.database.close().await;
+    }
     control.store().close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// This process as one of several nodes, where the database is one that others can reach.
+async fn membership(settings: &Settings, store: &Store) -> anyhow::Result<Option<(Member, PeerIdentity)>> {
+    let Some(url) = &settings.database else { return Ok(None) };
+    let (identity, key) = nodes::identity::own(&settings.data)?;
+    let host = settings.first_host();
+    let id = store.node_own(&settings.node, &key).await?;
+    let member = Member {
+        database: NodeDatabase::at(url.reveal(), None).context("database")?,
+        id,
+        address: settings::at_port(host, settings.tunnel.port()),
+        devices: settings::at_port(host, settings.https.port()),
+        open: Arc::default(),
+        health: Arc::default(),
+    };
+    Ok(Some((member, PeerIdentity { node: id, identity })))
 }
 
 /// Leaves where this machine's commands find the API.
@@ -121,26 +154,39 @@ fn write_url(directory: &Path, https: SocketAddr) -> anyhow::Result<()> {
 }
 
 /// Finds out that a port cannot be had before anything is written.
-fn try_ports(settings: &Settings) -> anyhow::Result<()> {
+pub(crate) fn try_ports(https: SocketAddr, tunnel: SocketAddr) -> anyhow::Result<()> {
     let failed = |listener, address| {
         move |source| with_hint(adit_edge::StartError::Listen { listener, address, source })
     };
-    std::net::TcpListener::bind(settings.https).map_err(failed("https", settings.https))?;
-    std::net::UdpSocket::bind(settings.tunnel).map_err(failed("tunnel", settings.tunnel))?;
-    std::net::TcpListener::bind(settings.tunnel).map_err(failed("tunnel", settings.tunnel))?;
+    std::net::TcpListener::bind(https).map_err(failed("https", https))?;
+    std::net::UdpSocket::bind(tunnel).map_err(failed("tunnel", tunnel))?;
+    std::net::TcpListener::bind(tunnel).map_err(failed("tunnel", tunnel))?;
     Ok(())
 }
 
 /// Joins control plane and edge: changes and commands one way, records the other.
-async fn join(control: &Control, tasks: &TaskTracker, stop: &CancellationToken) -> anyhow::Result<Ends> {
+async fn join(
+    control: &Control,
+    member: Option<&Member>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<Ends> {
     let (changes_in, changes) = mpsc::channel(CHANGES);
     let (commands_in, commands) = mpsc::channel(COMMANDS);
     let (records, records_out) = mpsc::channel(RECORDS);
     let (state, feed) = control.subscribe().await?;
     changes_in.try_send(state).context("a new channel has room")?;
+    if let Some(member) = member {
+        tasks.spawn(member.clone().show(stop.clone()));
+        tasks.spawn(member.clone().learn(changes_in.clone(), stop.clone()));
+        tasks.spawn(member.clone().obey(commands_in.clone(), stop.clone()));
+        tasks.spawn(nodes::reports::commands(control.clone(), member.clone(), stop.clone()));
+        tasks.spawn(nodes::reports::records(control.clone(), member.clone(), stop.clone()));
+    }
     tasks.spawn(feed_changes(feed, changes_in, stop.clone()));
     tasks.spawn(pass_commands(control.commands(), commands_in, stop.clone()));
-    tasks.spawn(take_records(control.clone(), records_out, stop.clone()));
+    let open = member.map(|member| Arc::clone(&member.open));
+    tasks.spawn(take_records(control.clone(), open, records_out, stop.clone()));
     Ok(Ends { changes, commands, records })
 }
 
@@ -191,19 +237,27 @@ async fn pass_commands(
     }
 }
 
-async fn take_records(control: Control, mut records: mpsc::Receiver<Record>, stop: CancellationToken) {
+async fn take_records(
+    control: Control,
+    open: Option<Arc<Open>>,
+    mut records: mpsc::Receiver<Record>,
+    stop: CancellationToken,
+) {
     loop {
         let record = tokio::select! {
             record = records.recv() => record,
             () = stop.cancelled() => return,
         };
         let Some(record) = record else { return };
+        if let Some(open) = &open {
+            open.note(&record);
+        }
         control.record(record).await;
     }
 }
 
 /// A port in use, or one that needs privileges, has something to be done about.
-fn with_hint(error: adit_edge::StartError) -> anyhow::Error {
+pub(crate) fn with_hint(error: adit_edge::StartError) -> anyhow::Error {
     let kind = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
         .find_map(|error| error.downcast_ref::<std::io::Error>())
         .map(std::io::Error::kind);
@@ -224,10 +278,10 @@ fn with_hint(error: adit_edge::StartError) -> anyhow::Error {
 /// The file in the data directory that says where the API is.
 pub(crate) const URL_FILE: &str = "api-url";
 /// Batches of changes on their way to the edge.
-const CHANGES: usize = 64;
+pub(crate) const CHANGES: usize = 64;
 /// Commands on their way to the edge.
-const COMMANDS: usize = 64;
+pub(crate) const COMMANDS: usize = 64;
 /// Records on their way from the edge: a second of a busy one.
-const RECORDS: usize = 16_384;
+pub(crate) const RECORDS: usize = 16_384;
 /// Between two tries to read changes.
-const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+pub(crate) const RETRY: std::time::Duration = std::time::Duration::from_secs(1);

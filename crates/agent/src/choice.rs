@@ -38,6 +38,8 @@ const TRAIN_TICK: Duration = Duration::from_millis(10);
 const GIVE_UP: Duration = Duration::from_secs(5);
 /// For so long after HTTP/2 fell silent while QUIC worked, QUIC is preferred: the device roams, or something stops TCP.
 const UNSETTLED: Duration = Duration::from_mins(1);
+/// For so long after one carrier ended the other one is asked for signs of life.
+const DOUBT: Duration = Duration::from_secs(3);
 /// Carriers that one flow is tried on.
 const MAX_TRIES: usize = 3;
 
@@ -146,6 +148,8 @@ pub(crate) struct Choice {
     /// Whether `preferred` was measured or remembered, and not only assumed.
     settled: Cell<bool>,
     unsettled_until: Cell<Option<Instant>>,
+    /// Until then carriers are asked as if flows waited for them.
+    doubted_until: Cell<Option<Instant>>,
     /// Packets of the train that are still to be sent.
     train: Cell<u32>,
     /// Flows that wait for an answer.
@@ -170,6 +174,7 @@ impl Choice {
             preferred: Cell::new(remembered.unwrap_or(Transport::H2)),
             settled: Cell::new(remembered.is_some()),
             unsettled_until: Cell::new(None),
+            doubted_until: Cell::new(None),
             train: Cell::new(0),
             waiting: Cell::new(0),
             woken: Notify::new(),
@@ -192,9 +197,14 @@ impl Choice {
 
     /// Drops a carrier.
     pub(crate) fn remove(&self, transport: Transport) {
-        self.legs.borrow_mut()[place(transport)] = None;
+        let had = self.legs.borrow_mut()[place(transport)].take().is_some();
         if transport == Transport::Quic {
             self.train.set(0);
+        }
+        if had {
+            // Whatever ended it may have ended the other one too: that is asked at once.
+            self.doubted_until.set(Some(Instant::now() + DOUBT));
+            self.woken.notify_one();
         }
         self.tell(Instant::now());
     }
@@ -234,6 +244,28 @@ impl Choice {
         self.legs.borrow().iter().all(Option::is_none)
     }
 
+    /// Whether another carrier than this one is connected, and answers.
+    pub(crate) fn answers_besides(&self, transport: Transport) -> bool {
+        let other = 1 - place(transport);
+        self.legs.borrow()[other].as_ref().is_some_and(|leg| leg.answers(Instant::now()))
+    }
+
+    /// For how long all carriers have been silent; `None` if one answers, or none is connected.
+    pub(crate) fn silent_for(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let legs = self.legs.borrow();
+        let silences: Option<Vec<_>> = legs.iter().flatten().map(|leg| leg.path.silent_for(now)).collect();
+        silences?.into_iter().min()
+    }
+
+    /// The carriers are of no more use: their edge is gone.
+    pub(crate) fn give_up(&self) {
+        for leg in self.legs.borrow().iter().flatten() {
+            leg.way.cut();
+            leg.given_up.cancel();
+        }
+    }
+
     /// The better one in this network, once that is known.
     pub(crate) fn verdict(&self) -> Option<Transport> {
         self.settled.get().then(|| self.preferred.get())
@@ -255,11 +287,13 @@ impl Choice {
 
     /// One look. True if something goes on.
     fn look(&self, now: Instant) -> bool {
-        let mut active = self.waiting.get() > 0;
+        let doubted = self.doubted_until.get().is_some_and(|until| now < until);
+        let waiting = self.waiting.get() > 0 || doubted;
+        let mut active = waiting;
         {
             let mut legs = self.legs.borrow_mut();
             for leg in legs.iter_mut().flatten() {
-                if leg.path.look(leg.way.reading(), self.waiting.get() > 0, now) {
+                if leg.path.look(leg.way.reading(), waiting, now) {
                     leg.way.ask();
                 }
                 active |= leg.path.is_active(now);

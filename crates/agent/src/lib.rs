@@ -22,6 +22,7 @@ mod choice;
 pub mod control_socket;
 mod dialer;
 mod edge_address;
+mod edges;
 mod enroll;
 mod events;
 mod exclude;

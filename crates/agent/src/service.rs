@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::choice::{Choice, TransportSetting};
 use crate::control_socket::{ControlSocket, EnrollCommand, Order, Request, SocketError};
-use crate::dialer::Dialer;
+use crate::edges::Edges;
 use crate::enroll::{EnrollError, client_config, enroll};
 use crate::memory;
 use crate::network::Networks;
@@ -239,7 +239,8 @@ impl Service {
         };
         let stop = CancellationToken::new();
         let session = Session {
-            dialer: Dialer { edge: registration.edge, tls },
+            tls,
+            edges: Edges::load(Rc::clone(&self.state), registration.edge),
             carrier: self.carrier.clone(),
             interface: self.config.proxy.is_none().then(|| self.config.interface.clone()),
             mtu: self.config.mtu,

@@ -10,10 +10,12 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_model::Cidr;
 use adit_wire::device::{DeviceState, Event};
+use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +24,7 @@ use uuid::Uuid;
 use crate::capture::Capture;
 use crate::choice::{Choice, TransportSetting};
 use crate::dialer::{ConnectError, Dialer};
+use crate::edges::Edges;
 use crate::network::Networks;
 use crate::routes::{Routes, RoutesError};
 use crate::slot::CarrierSlot;
@@ -59,7 +62,8 @@ enum CaptureError {
 
 /// What a session needs to know.
 pub(crate) struct Session {
-    pub(crate) dialer: Dialer,
+    pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) edges: Edges,
     /// Where flows find the carrier.
     pub(crate) carrier: CarrierSlot<Rc<Choice>>,
     /// The name of the interface that captures the networks; none if programs come to a proxy.
@@ -74,6 +78,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// What dials the edge in use.
+    fn dialer(&self) -> Dialer {
+        Dialer { edge: self.edges.current(), tls: Arc::clone(&self.tls) }
+    }
+
     /// Stays connected until told to stop or sent away.
     pub(crate) async fn run(self) -> SessionEnd {
         let mut captured = Captured::new(self.carrier.clone());
@@ -155,9 +164,12 @@ impl Session {
                 attended.was_connected = true;
                 attended.choice.add(way, given_up);
                 captured.carrier.send_replace(Some(Rc::clone(&attended.choice)));
+                self.edges.told(&state.edges);
                 self.connected(&attended.choice, &state);
             }
+            Report::Event(Event::Edges { edges }) => self.edges.told(&edges),
             Report::Event(Event::State(state)) => {
+                self.edges.told(&state.edges);
                 if let Err(error) = captured.start(self, &state).await {
                     return Some(attended.again(chain(&error)));
                 }
@@ -196,9 +208,10 @@ impl Session {
     }
 
     fn connected(&self, choice: &Choice, state: &DeviceState) {
-        tracing::info!(edge = %self.dialer.edge, networks = state.networks.len(), "connected");
+        tracing::info!(edge = %self.edges.current(), networks = state.networks.len(), "connected");
         self.status.send_modify(|status| {
             status.state = ConnectionState::Connected;
+            status.edge = Some(self.edges.current().to_string());
             status.device_id = Some(state.device_id.to_string());
             status.user = Some(state.user.clone());
             status.transport = choice.current();
@@ -213,7 +226,7 @@ impl Session {
         self.status.send_if_modified(|status| {
             let new = status.state == ConnectionState::Connected && status.transport != current;
             if new {
-                tracing::info!(edge = %self.dialer.edge, carrier = ?current, "flows go by another carrier");
+                tracing::info!(edge = %self.edges.current(), carrier = ?current, "flows go by another carrier");
                 status.transport = current;
             }
             new
@@ -239,7 +252,7 @@ impl Session {
         self.status.send_if_modified(|status| {
             let new = status.last_error.as_ref() != Some(&reason);
             if new {
-                tracing::warn!(edge = %self.dialer.edge, reason, "not connected");
+                tracing::warn!(edge = %self.edges.current(), reason, "not connected");
                 status.last_error = Some(reason);
             }
             new

@@ -5,6 +5,7 @@
 //! | `registration.json` (0600) | the edge, what it is trusted by, who the device is, the key's file name |
 //! | `device-ID.key` (0600) | the key in PKCS #8, PEM |
 //! | `networks.json` (0600) | which carrier was the better one in the networks seen last |
+//! | `edges.json` (0600) | the other edges that this one has told of |
 //! | `disconnected` | exists if the device was turned off |
 //! | `agent.lock` | locked by the running agent |
 //! | `agent.sock` (0600) | [`crate::control_socket`] |
@@ -29,6 +30,7 @@ use crate::edge_address::EdgeAddress;
 const MAX_FILE_BYTES: u64 = 1 << 20;
 const REGISTRATION: &str = "registration.json";
 const NETWORKS: &str = "networks.json";
+const EDGES: &str = "edges.json";
 const DISCONNECTED: &str = "disconnected";
 const LOCK: &str = "agent.lock";
 const SOCKET: &str = "agent.sock";
@@ -178,6 +180,16 @@ impl StateDirectory {
     /// Remembers this of networks.
     pub(crate) fn set_networks(&self, text: &[u8]) -> Result<(), StateError> {
         write(&self.path.join(NETWORKS), text)
+    }
+
+    /// What is remembered of other edges, if anything.
+    pub(crate) fn edges(&self) -> Result<Option<Vec<u8>>, StateError> {
+        read(&self.path.join(EDGES))
+    }
+
+    /// Remembers this of other edges.
+    pub(crate) fn set_edges(&self, text: &[u8]) -> Result<(), StateError> {
+        write(&self.path.join(EDGES), text)
     }
 
     fn remove_keys_but(&self, current: &str) {

@@ -122,9 +122,9 @@ pub(crate) async fn keep(process: Arc<Process>, index: u8) {
         }
         if registration.was_had() {
             backoff.lost(Instant::now());
-        } else {
-            turn = turn.wrapping_add(1);
         }
+        // Also when the edge was there until now: another one surely is.
+        turn = turn.wrapping_add(1);
         let (limit, wait) = backoff.next(Instant::now(), random());
         report(&process, index, &failure);
         tracing::info!(connIndex = index, "Retrying connection in up to {}s", limit.as_secs());

@@ -62,6 +62,8 @@ struct Inner {
     failures: Arc<Mutex<FailureLimiter>>,
     requests: Arc<Mutex<RequestCounter>>,
     commands: broadcast::Sender<Command>,
+    /// Where connectors find the other nodes.
+    other_edges: Arc<Mutex<Vec<String>>>,
 }
 
 impl Control {
@@ -82,6 +84,7 @@ impl Control {
             failures: Arc::default(),
             requests: Arc::default(),
             commands,
+            other_edges: Arc::default(),
         })))
     }
 
@@ -162,7 +165,19 @@ impl Control {
             failures: Arc::clone(&self.0.failures),
             requests: Arc::clone(&self.0.requests),
             commands: self.0.commands.clone(),
+            other_edges: Arc::clone(&self.0.other_edges),
         }))
+    }
+
+    /// Notes where connectors find the other edge nodes, `HOST:PORT` each: whoever makes a tunnel is told of them too.
+    pub fn note_other_edges(&self, edges: Vec<String>) {
+        *unpoisoned(&self.0.other_edges) = edges;
+    }
+
+    /// Where connectors find edges, this node's own first.
+    fn edges(&self) -> Vec<String> {
+        let others = unpoisoned(&self.0.other_edges);
+        self.0.settings.edges.iter().chain(others.iter()).cloned().collect()
     }
 
     /// Asks edges to do something; where no edge is, there is nothing to do.

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use adit_model::{FlowFacts, Record, Refusal, Registration, RegistrationSeen};
 use adit_transport::WriteChunk;
 use adit_wire::device::{self, DeviceState, Event, PING_SECONDS};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::Shared;
@@ -119,15 +120,16 @@ impl Device {
     /// Writes the device's state, then what changes, until the device listens no more or the session is cut.
     async fn tell<W: WriteChunk>(&self, writer: &mut W) {
         let mut changed = self.shared.snapshots.watch();
-        let mut networks = self.networks();
+        let (mut networks, mut edges) = (self.networks(), self.edges());
         let state = DeviceState {
             registration_id: self.registration.id,
             device_id: self.registration.device,
             user: self.user.to_string(),
             addresses: Vec::new(),
             networks: networks.clone(),
+            edges: edges.clone(),
         };
-        let mut event = Event::State(state);
+        let (mut event, mut pending) = (Event::State(state), false);
         let mut ping = tokio::time::interval(Duration::from_secs(PING_SECONDS));
         ping.reset();
         loop {
@@ -147,13 +149,18 @@ impl Device {
                     }
                     return;
                 }
-                changed = changed.changed() => {
-                    let now = self.networks();
-                    if changed.is_err() || now == networks {
-                        continue_with_ping()
+                changed = changes(&mut changed, std::mem::take(&mut pending)) => {
+                    let now = (self.networks(), self.edges());
+                    if changed.is_ok() && now.1 != edges {
+                        // Networks that have changed with them are told with the next look.
+                        edges.clone_from(&now.1);
+                        pending = now.0 != networks;
+                        Event::Edges { edges: now.1 }
+                    } else if changed.is_ok() && now.0 != networks {
+                        networks.clone_from(&now.0);
+                        Event::Networks { networks: now.0 }
                     } else {
-                        networks.clone_from(&now);
-                        Event::Networks { networks: now }
+                        continue_with_ping()
                     }
                 }
                 _ = ping.tick() => Event::Ping,
@@ -161,11 +168,24 @@ impl Device {
         }
     }
 
+    /// Where devices find this node and the others, this one first.
+    fn edges(&self) -> Vec<String> {
+        let snapshot = self.shared.snapshots.current();
+        let mut nodes: Vec<_> = snapshot.nodes().filter(|node| !node.devices.is_empty()).collect();
+        nodes.sort_by_key(|node| (!self.shared.peers.is_own(node.id), node.id));
+        nodes.into_iter().map(|node| node.devices.clone()).take(MAX_EDGES_TOLD).collect()
+    }
+
     fn networks(&self) -> Vec<adit_model::Cidr> {
         let snapshot = self.shared.snapshots.current();
         let network = snapshot.default_network(self.registration.account);
         network.map(|network| snapshot.networks(network)).unwrap_or_default()
     }
+}
+
+/// Waits for a change, unless there is more to tell of the last one.
+async fn changes(changed: &mut watch::Receiver<u64>, pending: bool) -> Result<(), watch::error::RecvError> {
+    if pending { Ok(()) } else { changed.changed().await }
 }
 
 /// A change that does not concern the device is a sign of life all the same.
@@ -201,5 +221,7 @@ fn cut_words(cut: Cut) -> &'static str {
     }
 }
 
+/// Most edges that a device is told of.
+const MAX_EDGES_TOLD: usize = 16;
 /// Longest version of an agent that is noted.
 const MAX_VERSION_CHARS: usize = 64;

@@ -103,6 +103,11 @@ impl Peers {
         Self { own, kept: RwLock::default(), changed: watch::Sender::new(0) }
     }
 
+    /// Whether this is the node itself.
+    pub(crate) fn is_own(&self, node: NodeId) -> bool {
+        self.own == Some(node)
+    }
+
     /// The best of these nodes that is connected, and not of those that were tried. If none is, the first one that will be,
     /// unless none of them is known or it takes too long.
     pub(crate) async fn choose(&self, holders: &[NodeId], tried: &[NodeId]) -> Option<Arc<Link>> {
@@ -156,7 +161,9 @@ impl Peers {
     /// Brings the peers that are kept in line with the snapshot; those that are new, with what ends the keeping of them.
     fn reconcile(&self, snapshot: &adit_policy::Snapshot) -> Vec<(Arc<Node>, CancellationToken)> {
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|id, kept| snapshot.node(*id).is_some_and(|node| *node == kept.node));
+        // Where devices find it is of no interest here.
+        let same = |kept: &Kept, now: &Node| (kept.node.key, &kept.node.address) == (now.key, &now.address);
+        kept.retain(|id, kept| snapshot.node(*id).is_some_and(|node| same(kept, node)));
         let mut new = Vec::new();
         for node in snapshot.nodes().filter(|node| Some(node.id) != self.own) {
             if kept.contains_key(&node.id) {

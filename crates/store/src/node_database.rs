@@ -28,6 +28,8 @@ const ACQUIRE_DEADLINE: Duration = Duration::from_secs(3);
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// How often one looks without a notice: one that is missed is made up.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Devices are told no more of a node that has been silent for so long.
+const NODE_GONE_AFTER: Duration = Duration::from_mins(1);
 /// Batches of the change log read at a time.
 const BATCHES_AT_ONCE: i64 = 512;
 /// Records taken at a time.
@@ -40,7 +42,8 @@ const START: &str = "SET application_name = 'adit edge'; SET statement_timeout =
 #[derive(Debug, Clone)]
 pub struct NodeDatabase {
     pool: PgPool,
-    told: watch::Receiver<u64>,
+    /// Of the change log, and of nodes.
+    told: (watch::Receiver<u64>, watch::Receiver<u64>),
     listening: std::sync::Arc<AbortOnDrop>,
 }
 
@@ -113,9 +116,11 @@ impl NodeDatabase {
             .acquire_timeout(ACQUIRE_DEADLINE)
             .after_connect(|connection, _| Box::pin(async move { connection.execute(START).await.map(drop) }))
             .connect_lazy_with(options);
-        let (tell, told) = watch::channel(0);
-        let listening = std::sync::Arc::new(AbortOnDrop(tokio::spawn(listen(pool.clone(), tell))));
-        Ok(Self { pool, told, listening })
+        let (changes, of_changes) = watch::channel(0);
+        let (nodes, of_nodes) = watch::channel(0);
+        let listening = tokio::spawn(listen(pool.clone(), changes, nodes));
+        let listening = std::sync::Arc::new(AbortOnDrop(listening));
+        Ok(Self { pool, told: (of_changes, of_nodes), listening })
     }
 
     /// Closes every connection.
@@ -124,9 +129,14 @@ impl NodeDatabase {
         self.pool.close().await;
     }
 
-    /// Tells when something has changed, from now on.
+    /// Tells when nodes have written something, or are asked for something, from now on.
     pub fn notices(&self) -> Notices {
-        Notices(self.told.clone())
+        Notices(self.told.1.clone())
+    }
+
+    /// Tells when the change log has grown, from now on.
+    pub fn change_notices(&self) -> Notices {
+        Notices(self.told.0.clone())
     }
 
     /// Whether this program can read what is in the database.
@@ -224,12 +234,11 @@ impl NodeDatabase {
     /// Who the nodes are, and which tunnels the live ones hold.
     pub async fn cluster(&self) -> Result<Cluster, Fault> {
         within(async {
-            let rows = sqlx::query(
-                "SELECT n.id, n.name, n.key_hash, l.address, l.devices FROM nodes n \
-                 JOIN node_leases l ON l.node_id = n.id WHERE n.key_hash IS NOT NULL ORDER BY n.id",
-            )
-            .fetch_all(&self.pool)
-            .await?;
+            let nodes = format!(
+                "SELECT n.id, n.name, n.key_hash, l.address, CASE WHEN {LIVE} THEN l.devices ELSE '' END AS devices \
+                 FROM nodes n JOIN node_leases l ON l.node_id = n.id WHERE n.key_hash IS NOT NULL ORDER BY n.id"
+            );
+            let rows = sqlx::query(&nodes).bind(micros(NODE_GONE_AFTER)).fetch_all(&self.pool).await?;
             let nodes = rows.iter().map(node_of).collect::<Result<Vec<_>, Fault>>()?;
             let leases = format!(
                 "SELECT DISTINCT c.node_id, c.tunnel_id FROM node_connections c \
@@ -309,15 +318,17 @@ impl NodeDatabase {
     }
 }
 
-/// Wakes those who wait, whatever has changed.
-async fn listen(pool: PgPool, tell: watch::Sender<u64>) {
+/// Wakes those who wait.
+async fn listen(pool: PgPool, changes: watch::Sender<u64>, nodes: watch::Sender<u64>) {
+    let tell = |told: &watch::Sender<u64>| told.send_modify(|count| *count = count.wrapping_add(1));
     while !pool.is_closed() {
         if let Ok(mut listener) = PgListener::connect_with(&pool).await
             && listener.listen_all([CHANNEL, NODES_CHANNEL]).await.is_ok()
         {
-            tell.send_modify(|count| *count = count.wrapping_add(1));
-            while listener.recv().await.is_ok() {
-                tell.send_modify(|count| *count = count.wrapping_add(1));
+            tell(&changes);
+            tell(&nodes);
+            while let Ok(notice) = listener.recv().await {
+                tell(if notice.channel() == CHANNEL { &changes } else { &nodes });
             }
         }
         tokio::time::sleep(LISTEN_AGAIN).await;

@@ -99,6 +99,11 @@ pub enum Event {
         /// Each once, in order.
         networks: Vec<Cidr>,
     },
+    /// The edges that the device may go to, all of them, after a change.
+    Edges {
+        /// As in [`DeviceState::edges`].
+        edges: Vec<String>,
+    },
     /// The registration was revoked: nothing more is carried.
     Revoked,
     /// A newer process uses the same device key: this one must stop (design, section 4).
@@ -123,6 +128,10 @@ pub struct DeviceState {
     pub addresses: Vec<IpAddr>,
     /// The networks to capture: the account's routes in the device's virtual network.
     pub networks: Vec<Cidr>,
+    /// The edges that the device may go to, as `HOST:PORT`, of which each has a certificate of its own name. None where
+    /// there is one edge only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edges: Vec<String>,
 }
 
 impl Event {
@@ -143,8 +152,8 @@ impl Event {
             return Err(EventError::TooLong);
         }
         let kind: Kind<'_> = serde_json::from_slice(line).map_err(EventError::Malformed)?;
-        let known =
-            ["state", "networks", "revoked", "superseded", "draining", "ping"].contains(&kind.kind.as_ref());
+        let known = ["state", "networks", "edges", "revoked", "superseded", "draining", "ping"]
+            .contains(&kind.kind.as_ref());
         if known { serde_json::from_slice(line).map(Some).map_err(EventError::Malformed) } else { Ok(None) }
     }
 }

@@ -24,6 +24,7 @@ mod kubectl;
 mod lifecycle;
 mod management;
 mod net;
+mod nodes;
 mod openapi;
 mod proxy;
 mod recovery;

@@ -60,13 +60,13 @@ impl Socket {
         Ok(Self { listener, path })
     }
 
-    /// Serves until it is told to stop.
-    pub(crate) async fn serve(self, store: Store, stop: CancellationToken) {
+    /// Serves until it is told to stop. `control`: where edge nodes find this control plane.
+    pub(crate) async fn serve(self, store: Store, control: String, stop: CancellationToken) {
         let mut clients = JoinSet::new();
         loop {
             tokio::select! {
                 accepted = self.listener.accept(), if clients.len() < MAX_CLIENTS => match accepted {
-                    Ok((stream, _)) => drop(clients.spawn(client(stream, store.clone()))),
+                    Ok((stream, _)) => drop(clients.spawn(client(stream, store.clone(), control.clone()))),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a client of the control socket");
                         tokio::time::sleep(PAUSE).await;
@@ -88,7 +88,7 @@ impl Drop for Socket {
     }
 }
 
-async fn client(stream: UnixStream, store: Store) {
+async fn client(stream: UnixStream, store: Store, control: String) {
     let own = nix::unistd::geteuid().as_raw();
     let Some(uid) = stream.peer_cred().ok().map(|peer| peer.uid()).filter(|uid| [own, 0].contains(uid))
     else {
@@ -100,7 +100,7 @@ async fn client(stream: UnixStream, store: Store) {
         return;
     };
     let answer = match serde_json::from_slice(&line) {
-        Ok(request) => super::answer(&store, uid, request).await,
+        Ok(request) => super::answer(&store, &control, uid, request).await,
         Err(error) => Answer::Error(format!("not a request: {error}")),
     };
     let mut line = serde_json::to_vec(&answer).expect("answers have string keys only");
@@ -177,7 +177,7 @@ mod tests {
         let (socket, stop) = (Socket::bind(dir.path()).unwrap(), CancellationToken::new());
         let mode = std::fs::metadata(dir.path().join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let serving = tokio::spawn(socket.serve(store, stop.clone()));
+        let serving = tokio::spawn(socket.serve(store, String::new(), stop.clone()));
         let client = Client::connect(dir.path()).await.unwrap().unwrap();
         assert!(
             matches!(client.ask(&Request::List).await.unwrap(), Answer::Accounts(list) if list.is_empty())

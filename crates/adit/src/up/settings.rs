@@ -43,14 +43,14 @@ struct File {
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum OneOrMany<T> {
+pub(crate) enum OneOrMany<T> {
     One(T),
     Many(Vec<T>),
 }
 
 impl<T> OneOrMany<T> {
     /// What was typed, or what the file has, if it has any.
-    fn under(typed: Vec<T>, file: Option<Self>) -> Vec<T> {
+    pub(crate) fn under(typed: Vec<T>, file: Option<Self>) -> Vec<T> {
         match (typed, file) {
             (typed, Some(Self::One(one))) if typed.is_empty() => vec![one],
             (typed, Some(Self::Many(many))) if typed.is_empty() => many,
@@ -61,7 +61,7 @@ impl<T> OneOrMany<T> {
 
 impl Settings {
     pub(crate) fn check(flags: UpFlags) -> anyhow::Result<Self> {
-        let file = flags.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let file: File = flags.config.as_deref().map(read).transpose()?.unwrap_or_default();
         let mut hosts = OneOrMany::under(flags.public_host, file.public_host);
         if hosts.is_empty() {
             hosts.push("localhost".to_owned());
@@ -95,23 +95,42 @@ impl Settings {
 
     /// The names by which connectors ask for the tunnel listener (tunnel protocol, 1.3).
     pub(crate) fn connector_names(&self) -> Vec<String> {
-        let names = ["quic.cftunnel.com", "h2.cftunnel.com", "probe.cftunnel.com", "cftunnel.com"];
-        with(&names.map(str::to_owned), &self.public_hosts.iter().map(String::as_str).collect::<Vec<_>>())
+        connector_names(&self.public_hosts)
     }
 
     /// Where connectors find this edge, as flags of theirs have it.
     pub(crate) fn connector_edges(&self) -> Vec<String> {
-        let port = self.tunnel.port();
-        let bracketed = |host: &String| match host.parse() {
-            Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
-            Ok(IpAddr::V4(_)) | Err(_) => format!("{host}:{port}"),
-        };
-        self.public_hosts.iter().map(bracketed).collect()
+        self.public_hosts.iter().map(|host| at_port(host, self.tunnel.port())).collect()
+    }
+
+    /// Where other machines find the control plane.
+    pub(crate) fn url(&self) -> String {
+        let place = at_port(self.first_host(), self.https.port());
+        format!("https://{}", place.strip_suffix(":443").unwrap_or(&place))
+    }
+
+    /// The first of the names by which this machine is reached.
+    pub(crate) fn first_host(&self) -> &str {
+        self.public_hosts.first().map_or("localhost", String::as_str)
     }
 }
 
+/// `HOST:PORT`.
+pub(crate) fn at_port(host: &str, port: u16) -> String {
+    match host.parse() {
+        Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
+        Ok(IpAddr::V4(_)) | Err(_) => format!("{host}:{port}"),
+    }
+}
+
+/// The names by which connectors ask for an edge that is also reached by these hosts (tunnel protocol, 1.3).
+pub(crate) fn connector_names(hosts: &[String]) -> Vec<String> {
+    let names = ["quic.cftunnel.com", "h2.cftunnel.com", "probe.cftunnel.com", "cftunnel.com"];
+    with(&names.map(str::to_owned), &hosts.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
 /// The rest of the URL is its driver's to check.
-fn check_database(url: DatabaseUrl) -> anyhow::Result<DatabaseUrl> {
+pub(crate) fn check_database(url: DatabaseUrl) -> anyhow::Result<DatabaseUrl> {
     if !["postgres://", "postgresql://"].iter().any(|scheme| url.reveal().starts_with(scheme)) {
         bail!(
             "database: expected a URL such as postgres://adit:PASSWORD@db.example/adit; without one, SQLite in the \
@@ -135,7 +154,7 @@ fn loopback(text: &str) -> anyhow::Result<SocketAddr> {
     Ok(address)
 }
 
-fn with(first: &[String], more: &[&str]) -> Vec<String> {
+pub(crate) fn with(first: &[String], more: &[&str]) -> Vec<String> {
     let mut names = first.to_vec();
     names.extend(
         more.iter().filter(|name| !first.iter().any(|there| there == *name)).map(|&name| name.to_owned()),
@@ -143,11 +162,12 @@ fn with(first: &[String], more: &[&str]) -> Vec<String> {
     names
 }
 
-fn read(path: &Path) -> anyhow::Result<File> {
+/// Reads a configuration file, in which every key may be left out.
+pub(crate) fn read<T: Default + serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the configuration {}", path.display()))?;
     if text.trim().is_empty() {
-        return Ok(File::default());
+        return Ok(T::default());
     }
     serde_saphyr::from_str(&text)
         .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), first_line(&error.to_string())))
@@ -157,7 +177,7 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-fn check_host(host: &str) -> anyhow::Result<String> {
+pub(crate) fn check_host(host: &str) -> anyhow::Result<String> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Ok(address.to_string());
@@ -175,7 +195,7 @@ fn check_host(host: &str) -> anyhow::Result<String> {
     )
 }
 
-fn check_node(node: String) -> anyhow::Result<String> {
+pub(crate) fn check_node(node: String) -> anyhow::Result<String> {
     let good = (1..=32).contains(&node.len())
         && node.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if good { Ok(node) } else { bail!("node: expected 1 to 32 letters, digits and dashes, not {node:?}") }
@@ -206,6 +226,8 @@ mod tests {
         assert_eq!(settings.http, None);
         assert_eq!(check(&["--http", "8080"], "").unwrap().http.unwrap().to_string(), "127.0.0.1:8080");
         assert_eq!(settings.connector_edges(), ["adit.example.com:7844"]);
+        assert_eq!(settings.url(), "https://adit.example.com:8443");
+        assert_eq!(check(&["--public-host", "::1"], "").unwrap().url(), "https://[::1]");
         assert_eq!(settings.served_names(), ["adit.example.com", "localhost", "127.0.0.1", "::1"]);
     }
 

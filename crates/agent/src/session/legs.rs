@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_wire::device::{DeviceState, Event};
@@ -15,7 +16,8 @@ use uuid::Uuid;
 use super::{FIRST_RETRY, LAST_RETRY, Session, chain};
 use crate::carrier::Either;
 use crate::choice::{Choice, TransportSetting, Way};
-use crate::dialer::ConnectError;
+use crate::dialer::{ConnectError, Dialer};
+use crate::edge_address::EdgeAddress;
 use crate::events::{Events, EventsError};
 use crate::status::Transport;
 use crate::{http2, quic};
@@ -24,6 +26,11 @@ use crate::{http2, quic};
 const LAST_RETRY_BESIDE: Duration = Duration::from_secs(30);
 /// For so long the first HTTP/2 connection has the machine for itself.
 const HEAD_START: Duration = Duration::from_millis(200);
+/// When the edge has been silent for so long, others are tried...
+const LOOK_ELSEWHERE_AFTER: Duration = Duration::from_millis(500);
+/// ...as often as this, each for so long.
+const LOOK_ELSEWHERE_EVERY: Duration = Duration::from_millis(250);
+const REACH_DEADLINE: Duration = Duration::from_secs(1);
 /// Reports that wait to be acted upon; a leg with another one waits.
 pub(super) const MAX_REPORTS: usize = 16;
 
@@ -54,10 +61,55 @@ impl Session {
         reports: &mpsc::Sender<Report>,
         instance: Uuid,
     ) -> Infallible {
-        let leg = |transport| Leg { session: self, transport, choice, reports, instance, known: Vec::new() };
-        tokio::join!(leg(Transport::H2).run(), leg(Transport::Quic).run());
+        let leg = |transport| Leg {
+            session: self,
+            transport,
+            choice,
+            reports,
+            instance,
+            edge: None,
+            known: Vec::new(),
+        };
+        tokio::join!(
+            leg(Transport::H2).run(),
+            leg(Transport::Quic).run(),
+            self.look_elsewhere(choice, reports)
+        );
         // Both end only with the session, or are not allowed.
         std::future::pending().await
+    }
+
+    /// Where several edges are known: when the one in use does not answer any more, tries the others, and goes to the first
+    /// that does. As long as none answers it is the network that is gone, and nothing is given up.
+    async fn look_elsewhere(&self, choice: &Choice, reports: &mpsc::Sender<Report>) {
+        loop {
+            let silent = choice.silent_for().is_some_and(|silence| silence >= LOOK_ELSEWHERE_AFTER);
+            if silent && self.edges.are_several() {
+                for edge in self.edges.others() {
+                    if self.reach(edge.clone(), reports).await && choice.silent_for().is_some() {
+                        tracing::warn!(edge = %edge, "the edge is silent, and another one answers");
+                        self.edges.turn_to(&edge);
+                        choice.give_up();
+                        break;
+                    }
+                }
+            }
+            tokio::time::sleep(LOOK_ELSEWHERE_EVERY).await;
+        }
+    }
+
+    /// Whether an edge takes a connection.
+    async fn reach(&self, edge: EdgeAddress, reports: &mpsc::Sender<Report>) -> bool {
+        let dialer = Dialer { edge, tls: Arc::clone(&self.tls) };
+        let Ok(addresses) = dialer.resolve().await else { return false };
+        let (ready, excluded) = oneshot::channel();
+        let report = Report::Resolved { addresses: addresses.clone(), ready };
+        if reports.send(report).await.is_err() || excluded.await.is_err() {
+            return false;
+        }
+        let Some(&address) = addresses.first() else { return false };
+        let connecting = timeout(REACH_DEADLINE, tokio::net::TcpStream::connect(address));
+        matches!(connecting.await, Ok(Ok(_)))
     }
 }
 
@@ -67,7 +119,9 @@ struct Leg<'a> {
     choice: &'a Choice,
     reports: &'a mpsc::Sender<Report>,
     instance: Uuid,
-    /// The edge's last known addresses.
+    /// The edge that was dialled last.
+    edge: Option<EdgeAddress>,
+    /// Its last known addresses.
     known: Vec<SocketAddr>,
 }
 
@@ -83,8 +137,9 @@ impl Leg<'_> {
         }
         let mut retry = FIRST_RETRY;
         loop {
+            let before = self.session.edges.current();
             let Ok(was_connected) = self.try_once().await else { return };
-            if was_connected {
+            if was_connected || self.session.edges.current() != before {
                 retry = FIRST_RETRY;
             }
             self.pause(retry).await;
@@ -94,7 +149,8 @@ impl Leg<'_> {
 
     /// Connects, and follows the carrier to its end. Whether it was connected.
     async fn try_once(&mut self) -> Result<bool, Over> {
-        let (reason, was_connected) = match self.connect().await? {
+        let dialer = self.session.dialer();
+        let (reason, was_connected) = match self.connect(&dialer).await? {
             Ok((way, events)) => self.follow(way, events).await?,
             Err(ConnectError::Unauthorized) if self.is_known_by_now() => {
                 self.report(Report::Unauthorized).await?;
@@ -102,7 +158,11 @@ impl Leg<'_> {
             }
             Err(error) => (chain(&error), false),
         };
-        tracing::debug!(carrier = ?self.transport, reason, "no carrier");
+        tracing::debug!(carrier = ?self.transport, edge = %dialer.edge, reason, "no carrier");
+        // Where the other carrier works it is not the edge that does not.
+        if !self.choice.answers_besides(self.transport) {
+            self.session.edges.turn_from(&dialer.edge);
+        }
         self.report(Report::Gone { transport: self.transport, reason }).await?;
         Ok(was_connected)
     }
@@ -111,8 +171,11 @@ impl Leg<'_> {
         self.session.new_until.is_none_or(|until| Instant::now() >= until)
     }
 
-    async fn connect(&mut self) -> Result<Result<(Way, AnyEvents), ConnectError>, Over> {
-        match self.session.dialer.resolve().await {
+    async fn connect(&mut self, dialer: &Dialer) -> Result<Result<(Way, AnyEvents), ConnectError>, Over> {
+        if self.edge.as_ref() != Some(&dialer.edge) {
+            (self.edge, self.known) = (Some(dialer.edge.clone()), Vec::new());
+        }
+        match dialer.resolve().await {
             Ok(addresses) => self.known = addresses,
             // The resolver itself may be behind the edge.
             Err(error) if self.known.is_empty() => return Ok(Err(error)),
@@ -121,7 +184,7 @@ impl Leg<'_> {
         let (ready, excluded) = oneshot::channel();
         self.report(Report::Resolved { addresses: self.known.clone(), ready }).await?;
         excluded.await.map_err(|_| Over)?;
-        let (dialer, addresses) = (self.session.dialer.clone(), self.known.clone());
+        let (dialer, addresses) = (dialer.clone(), self.known.clone());
         Ok(match self.transport {
             Transport::H2 => {
                 let connected = dialer.http2_carrier(addresses, self.instance).await;
@@ -152,6 +215,9 @@ impl Leg<'_> {
                 },
                 // Open flows hold the old connection until they end; new ones wait for the next.
                 Ok(Event::Draining) => {
+                    if let Some(edge) = &self.edge {
+                        self.session.edges.turn_from(edge);
+                    }
                     return Ok(("the edge is stopping".to_owned(), connecting.is_none()));
                 }
                 Ok(event) => Report::Event(event),

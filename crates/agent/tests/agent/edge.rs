@@ -209,6 +209,7 @@ async fn events(respond: &mut SendResponse<Bytes>, state: &State) {
         user: "robot".to_owned(),
         addresses: Vec::new(),
         networks: state.networks.borrow().clone(),
+        edges: Vec::new(),
     });
     stream.send_data(first.to_line().into(), false).unwrap();
     loop {

@@ -168,7 +168,7 @@ async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
         call.control.0.store.tunnel_create(&call.actor, call.account, new).await.map_err(write_error)?;
     let mut object = object(&made.value, &call.control.live());
     object["token"] = token(call, made.value.id, &secret).into();
-    object["x_edges"] = edges(&call.control.0.settings.edges).into();
+    object["x_edges"] = edges(&call.control.edges()).into();
     Ok(Reply::One(object))
 }
 

@@ -1,0 +1,264 @@
+//! `adit edge`: one edge node of several.
+//!
+//! It has no control plane: it decides by the change log of the database, writes there what it holds, and got its certificate
+//! from the `adit up` that its file names. Devices enrol and people manage there. What holds: once it has a state it needs
+//! neither the database nor the control plane to go on.
+
+mod settings;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_edge::{Certificates, Edge, EdgeConfig, Ends, PeerIdentity};
+use adit_model::{ChangeBatch, PublicHostname, Record};
+use adit_store::{NodeDatabase, NodeRecord};
+use adit_transport::tls::Identity;
+use anyhow::Context;
+use clap::Args;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::certificates::Supplied;
+use crate::command_line::{DatabaseUrl, LogFlags};
+use crate::nodes::Member;
+use crate::nodes::enrolment::Enrolment;
+use crate::nodes::identity::Enrolled;
+use crate::up::settings::{at_port, with};
+use crate::up::{CHANGES, COMMANDS, RECORDS, RETRY, try_ports, with_hint};
+use crate::{listener, log, shutdown, threads};
+use settings::{Code, Settings};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  adit edge --config edge02.yaml
+  adit edge --config edge02.yaml --data /var/lib/adit-edge --https 192.0.2.11:443
+
+The file is what `adit node create` prints, on the machine of an `adit up` with --database postgres://...";
+
+/// Flags of `adit edge`. Each may be a key of the configuration file too.
+#[derive(Debug, Args)]
+pub(crate) struct EdgeFlags {
+    /// YAML file with any of the flags below as keys
+    #[arg(long, env = "ADIT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory for this node's key, certificate and password [default: ./adit-edge]
+    #[arg(long, env = "ADIT_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// URL of the control plane, an `adit up`
+    #[arg(long, env = "ADIT_CONTROL", value_name = "URL")]
+    control: Option<String>,
+    /// The control plane's ca.pem: its path, or the text itself
+    #[arg(long, env = "ADIT_CA", value_name = "FILE")]
+    ca: Option<String>,
+    /// One-time code of `adit node create`; not needed any more after the first start
+    #[arg(long, env = "ADIT_CODE", hide_env_values = true, value_name = "CODE")]
+    code: Option<Code>,
+    /// Where this node reaches the database, if that is not where the control plane does; without a user, it signs in as it
+    /// has enrolled
+    #[arg(long, env = "ADIT_DATABASE", hide_env_values = true, value_name = "URL")]
+    database: Option<DatabaseUrl>,
+    /// TCP and UDP listener for devices [default: [::]:443]
+    #[arg(long, env = "ADIT_HTTPS", value_name = "ADDRESS")]
+    https: Option<String>,
+    /// UDP and TCP listener for connectors and other nodes [default: [::]:7844]
+    #[arg(long, env = "ADIT_TUNNEL", value_name = "ADDRESS")]
+    tunnel: Option<String>,
+    /// Listener for /metrics, /ready and /healthz [default: 127.0.0.1:9090]
+    #[arg(long, env = "ADIT_METRICS", value_name = "ADDRESS")]
+    metrics: Option<String>,
+    /// PEM certificate, leaf first, for public host names that it names; may be repeated. Names that none names are not
+    /// served by this node
+    #[arg(long, env = "ADIT_CERTIFICATE", value_name = "FILE", value_delimiter = ',')]
+    certificate: Vec<PathBuf>,
+    /// PEM key of the certificate; as often as --certificate
+    #[arg(long, env = "ADIT_CERTIFICATE_KEY", value_name = "FILE", value_delimiter = ',')]
+    certificate_key: Vec<PathBuf>,
+    #[command(flatten)]
+    log: LogFlags,
+}
+
+pub(crate) fn run(flags: EdgeFlags) -> anyhow::Result<()> {
+    log::start(&flags.log)?;
+    let settings = Settings::check(flags)?;
+    let runtime = threads::runtime()?;
+    let result = runtime.block_on(serve(settings));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let signal = shutdown::on_signal()?;
+    let metrics = listener::bind("metrics", settings.metrics).await?;
+    try_ports(settings.https, settings.tunnel)?;
+    let supplied = settings.certificates.iter().cloned().map(Supplied::open).collect::<Result<_, _>>()?;
+    let enrolment = Enrolment {
+        data: &settings.data,
+        control: &settings.control,
+        ca: &settings.ca,
+        code: settings.code.as_ref().map(Code::reveal),
+    };
+    let enrolled = enrolment.run().await?;
+    let member = member(&settings, &enrolled)?;
+    let config = EdgeConfig {
+        node: enrolled.name.clone(),
+        https: settings.https,
+        tunnel: settings.tunnel,
+        identity: enrolled.identity()?,
+        tunnel_identity: enrolled.identity()?,
+        names: with(&enrolled.hosts, &["localhost", "127.0.0.1", "::1"]),
+        certificates: Arc::new(Files(supplied)),
+        management: axum::Router::new(),
+        enrolment: axum::Router::new(),
+        peer: Some(PeerIdentity { node: enrolled.node, identity: enrolled.identity()? }),
+    };
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let joining = join(&member, &tasks, &stop);
+    let Some(ends) = signal.run_until_cancelled(joining).await else { return Ok(()) };
+    let edge = Arc::new(Edge::start(config, ends?).await.map_err(with_hint)?);
+    let health = Some(Arc::clone(&member.health));
+    tasks.spawn(listener::serve(metrics, Arc::clone(&edge), health, stop.clone()));
+    tracing::info!(
+        node = enrolled.name,
+        https = %edge.https(),
+        tunnel = %edge.tunnel(),
+        metrics = %settings.metrics,
+        "this edge node is up"
+    );
+    signal.cancelled().await;
+    edge.stop().await;
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    member.database.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// This node among the others.
+fn member(settings: &Settings, enrolled: &Enrolled) -> anyhow::Result<Member> {
+    let place = settings.database.as_ref().map_or(enrolled.database.url.as_str(), DatabaseUrl::reveal);
+    let own = settings.database.as_ref().is_some_and(|url| url.reveal().contains('@'));
+    let role = match &enrolled.database.password {
+        _ if own => None,
+        Some(password) => Some((enrolled.database.role.as_str(), password.as_str())),
+        None => anyhow::bail!(
+            "database: the role {} was made by hand: expected its URL, with its password",
+            enrolled.database.role
+        ),
+    };
+    let host = enrolled.hosts.first().map_or("localhost", String::as_str);
+    Ok(Member {
+        database: NodeDatabase::at(place, role).context("database")?,
+        id: enrolled.node,
+        address: at_port(host, settings.tunnel.port()),
+        devices: at_port(host, settings.https.port()),
+        open: Arc::default(),
+        health: Arc::default(),
+    })
+}
+
+/// Joins the edge and the database: waits for a state to decide by, then changes and commands one way, records the other.
+async fn join(member: &Member, tasks: &TaskTracker, stop: &CancellationToken) -> anyhow::Result<Ends> {
+    let (changes_in, changes) = mpsc::channel(CHANGES);
+    let (commands_in, commands) = mpsc::channel(COMMANDS);
+    let (records, records_out) = mpsc::channel(RECORDS);
+    let state = first_state(member).await?;
+    let number = state.number;
+    changes_in.try_send(state).context("a new channel has room")?;
+    tasks.spawn(member.clone().show(stop.clone()));
+    tasks.spawn(member.clone().learn(changes_in.clone(), stop.clone()));
+    tasks.spawn(member.clone().obey(commands_in, stop.clone()));
+    tasks.spawn(follow(member.clone(), number, changes_in, stop.clone()));
+    tasks.spawn(take_records(member.clone(), records_out, stop.clone()));
+    Ok(Ends { changes, commands, records })
+}
+
+/// The whole change log as one batch, once there is one.
+async fn first_state(member: &Member) -> anyhow::Result<ChangeBatch> {
+    let mut notices = member.database.change_notices();
+    let mut state = ChangeBatch { number: 0, changes: Vec::new() };
+    let mut checked = false;
+    loop {
+        if !checked {
+            match member.database.check().await {
+                Ok(()) => checked = true,
+                Err(adit_store::NodeDatabaseError::Fault(fault)) => {
+                    member.health.note::<()>(Err(fault));
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+                Err(error) => return Err(anyhow::Error::new(error).context("database")),
+            }
+        }
+        match member.health.note(member.database.changes_after(state.number).await) {
+            Some(batches) if batches.is_empty() && state.number > 0 => return Ok(state),
+            Some(batches) if batches.is_empty() => notices.wait().await,
+            Some(batches) => {
+                for batch in batches {
+                    state.number = batch.number;
+                    state.changes.extend(batch.changes);
+                }
+            }
+            None => tokio::time::sleep(RETRY).await,
+        }
+    }
+}
+
+async fn follow(
+    member: Member,
+    mut number: u64,
+    changes: mpsc::Sender<ChangeBatch>,
+    stop: CancellationToken,
+) {
+    let mut notices = member.database.change_notices();
+    loop {
+        let batches = member.health.note(member.database.changes_after(number).await).unwrap_or_default();
+        let more = !batches.is_empty();
+        for batch in batches {
+            number = batch.number;
+            if changes.send(batch).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            () = notices.wait(), if !more => {}
+            () = std::future::ready(()), if more => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Connections are noted; what else the control plane must know is written for it. Flows and requests are in the log.
+async fn take_records(member: Member, mut records: mpsc::Receiver<Record>, stop: CancellationToken) {
+    loop {
+        let record = tokio::select! {
+            record = records.recv() => record,
+            () = stop.cancelled() => return,
+        };
+        let Some(record) = record else { return };
+        member.open.note(&record);
+        let record = match record {
+            Record::RegistrationSeen(seen) => NodeRecord::Seen(seen),
+            Record::LocalConfiguration(configuration) => NodeRecord::Configuration(configuration),
+            Record::ConnectionOpened(_)
+            | Record::ConnectionClosed(_)
+            | Record::Flow(_)
+            | Record::Request(_) => continue,
+        };
+        // For display: what is lost while the database is gone is told again by the next one.
+        if member.health.silent_for().is_none() {
+            member.health.note(member.database.record(member.id, &record).await);
+        }
+    }
+}
+
+/// Certificates of public host names, in files.
+#[derive(Debug)]
+struct Files(Vec<Supplied>);
+
+impl Certificates for Files {
+    fn certificate(&self, hostname: &PublicHostname) -> Option<Identity> {
+        self.0.iter().map(Supplied::identity).find(|identity| identity.is_for(hostname.as_str()))
+    }
+}
