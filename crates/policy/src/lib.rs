@@ -12,6 +12,7 @@ mod rule;
 pub mod scheme;
 mod snapshot;
 mod state;
+mod trie;
 
 pub use decide::{Decision, Permit};
 pub use facts::{Known, never_supplied};

@@ -8,10 +8,10 @@ use adit_model::{
     AccountId, Cidr, DeviceKey, Filter, Hostname, ListId, Node, NodeId, NodeKey, PublicHostname,
     Registration, RegistrationId, Route, SecretHash, Tunnel, TunnelConfiguration, TunnelId, VirtualNetworkId,
 };
-use ipnet::{Ipv4Net, Ipv6Net};
-use prefix_trie::PrefixMap;
+use ipnet::IpNet;
 
 use crate::rule::{CompiledList, CompiledRule};
+use crate::trie::{Prefix, Trie};
 
 /// Compiled policy and routes. See the crate's documentation.
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ pub struct Snapshot {
     pub(crate) tunnels: HashMap<TunnelId, Arc<Tunnel>>,
     pub(crate) registrations: HashMap<RegistrationId, Arc<Registration>>,
     pub(crate) keys: HashMap<DeviceKey, RegistrationId>,
-    pub(crate) routes: HashMap<VirtualNetworkId, Arc<Routes>>,
+    pub(crate) routes: HashMap<VirtualNetworkId, Routes>,
     pub(crate) default_networks: HashMap<AccountId, VirtualNetworkId>,
     pub(crate) configurations: HashMap<TunnelId, Arc<TunnelConfiguration>>,
     pub(crate) hostnames: HashMap<PublicHostname, Arc<Hostname>>,
@@ -32,11 +32,11 @@ pub struct Snapshot {
     pub(crate) lists: Arc<HashMap<adit_expr::ListId, Arc<CompiledList>>>,
 }
 
-/// The routes of one virtual network, by prefix.
+/// The routes of one virtual network, by prefix. A copy is two pointers.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Routes {
-    v4: PrefixMap<Ipv4Net, Route>,
-    v6: PrefixMap<Ipv6Net, Route>,
+    v4: Trie<Route>,
+    v6: Trie<Route>,
 }
 
 /// Why a connector is not let in. Its text is the cause that the connector is told (tunnel protocol, 2.7): the word
@@ -85,8 +85,8 @@ impl Snapshot {
     pub fn route(&self, virtual_network: VirtualNetworkId, address: IpAddr) -> Option<&Route> {
         let routes = self.routes.get(&virtual_network)?;
         match address {
-            IpAddr::V4(v4) => routes.v4.get_lpm(&Ipv4Net::from(v4)).map(|(_, route)| route),
-            IpAddr::V6(v6) => routes.v6.get_lpm(&Ipv6Net::from(v6)).map(|(_, route)| route),
+            IpAddr::V4(_) => routes.v4.longest(key(address)),
+            IpAddr::V6(_) => routes.v6.longest(key(address)),
         }
     }
 
@@ -174,26 +174,33 @@ impl adit_expr::Lists for Snapshot {
 
 impl Routes {
     pub(crate) fn insert(&mut self, route: &Route) {
-        match route.network.net() {
-            ipnet::IpNet::V4(network) => drop(self.v4.insert(network, route.clone())),
-            ipnet::IpNet::V6(network) => drop(self.v6.insert(network, route.clone())),
-        }
+        let (family, prefix) = self.place(route);
+        family.insert(prefix, route.clone());
     }
 
     pub(crate) fn remove(&mut self, route: &Route) {
+        let (family, prefix) = self.place(route);
         // The network may already be another route's, put before this one was removed.
-        match route.network.net() {
-            ipnet::IpNet::V4(network) => {
-                if self.v4.get(&network).is_some_and(|held| held.id == route.id) {
-                    self.v4.remove(&network);
-                }
-            }
-            ipnet::IpNet::V6(network) => {
-                if self.v6.get(&network).is_some_and(|held| held.id == route.id) {
-                    self.v6.remove(&network);
-                }
-            }
+        if family.get(prefix).is_some_and(|held| held.id == route.id) {
+            family.remove(prefix);
         }
+    }
+
+    fn place(&mut self, route: &Route) -> (&mut Trie<Route>, Prefix) {
+        let network = route.network.net();
+        let prefix = Prefix::new(key(network.network()), network.prefix_len());
+        match network {
+            IpNet::V4(_) => (&mut self.v4, prefix),
+            IpNet::V6(_) => (&mut self.v6, prefix),
+        }
+    }
+}
+
+/// An address as a key: its bits first.
+fn key(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()) << 96,
+        IpAddr::V6(v6) => v6.to_bits(),
     }
 }
 

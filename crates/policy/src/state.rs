@@ -15,8 +15,8 @@ use crate::snapshot::Snapshot;
 
 /// The state that changes have made so far.
 ///
-/// It is kept compiled: a batch touches what it changes and no more, and [`snapshot`](Self::snapshot) copies pointers,
-/// not routes, of every virtual network that did not change; nor rules or items of lists. A rule is compiled when it is put
+/// It is kept compiled: a batch touches what it changes and no more, and [`snapshot`](Self::snapshot) copies no routes (they
+/// are shared with the snapshot before, but for the way to what changed), nor rules or items of lists. A rule is compiled when it is put
 /// and never for another's sake, a list when a snapshot is made after its items changed.
 #[derive(Debug)]
 pub struct State {
@@ -108,14 +108,14 @@ impl State {
 
     fn put_route(&mut self, route: Route) {
         self.remove_route(route.id);
-        Arc::make_mut(self.compiled.routes.entry(route.virtual_network).or_default()).insert(&route);
+        self.compiled.routes.entry(route.virtual_network).or_default().insert(&route);
         self.routes.insert(route.id, route);
     }
 
     fn remove_route(&mut self, id: RouteId) {
         let Some(route) = self.routes.remove(&id) else { return };
         if let Some(routes) = self.compiled.routes.get_mut(&route.virtual_network) {
-            Arc::make_mut(routes).remove(&route);
+            routes.remove(&route);
         }
     }
 
