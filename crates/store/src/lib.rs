@@ -4,8 +4,8 @@
 //! directory, or one of PostgreSQL, which several nodes share. Both are spoken to by the same statements. What always
 //! holds:
 //!
-//! - A mutation is one transaction: the objects, the audit record and the entry of the change log stand or fall
-//!   together, and every entry has the next number.
+//! - A mutation is one transaction, or part of one with others that were asked for at the same time: the objects, the audit
+//!   record and the entry of the change log stand or fall together, and every entry has the next number.
 //! - [`Store::state`] is what replaying the change log gives: an edge that follows from its number misses nothing.
 //! - Uniqueness is checked inside the transaction, and writers take turns, so that of two equal requests one wins.
 //! - Values that are only compared are stored hashed; values that must be used again are sealed with `seal.key`.
@@ -19,6 +19,7 @@ mod batch;
 mod configuration;
 mod device;
 mod feed;
+mod group;
 mod hostname;
 mod list;
 mod member;
@@ -102,6 +103,7 @@ struct Inner {
     dir: PathBuf,
     /// One connection: writers take turns before they begin, not by failing.
     writer: AnyPool,
+    group: group::Group,
     readers: AnyPool,
     backend: session::Backend,
     seal: seal::SealKey,

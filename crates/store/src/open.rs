@@ -193,6 +193,7 @@ impl Store {
             Arc::new(Inner {
                 dir,
                 writer: target.pool(1, WRITE_WAIT).map_err(|error| target.failed(error))?,
+                group: crate::group::Group::default(),
                 readers: target.pool(readers, READ_WAIT).map_err(|error| target.failed(error))?,
                 backend: target.backend,
                 seal,

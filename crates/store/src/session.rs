@@ -1,6 +1,6 @@
 //! Connections to the database: those that read, and the turn of the one that writes.
 //!
-//! What holds: one writer at a time, in this process by a pool of one connection, and among all nodes of a PostgreSQL
+//! What holds: one transaction that writes at a time, in this process by a pool of one connection, and among all nodes of a PostgreSQL
 //! database by a lock that the transaction holds. So a transaction sees all that was committed before it, checks of
 //! uniqueness hold, and the change log has no gaps. A transaction that is dropped is rolled back before its connection is
 //! used again; a connection of which that cannot be said is closed.

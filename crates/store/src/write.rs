@@ -9,8 +9,8 @@ use uuid::Uuid;
 use crate::audit::{Audit, audit_insert};
 use crate::batch::Held;
 use crate::feed::Whose;
+use crate::group::Turn;
 use crate::row::{Connection, Fault, from_micros, to_micros};
-use crate::session::Transaction;
 use crate::{Store, feed};
 
 /// On whose behalf a mutation is made, for the audit record.
@@ -89,24 +89,26 @@ pub(crate) struct Write {
 
 /// Where its statements go.
 enum Place {
-    Own(Transaction),
+    Own(Turn),
     Batch(Held),
 }
 
 impl Store {
-    /// Begins a mutation, when those before it have ended.
+    /// Begins a mutation, when those before it are done.
     pub(crate) async fn write(&self) -> Result<Write, Fault> {
-        let (place, at) = match &self.1 {
-            Some(batch) => {
-                let (held, at) = batch.begin().await?;
-                (Place::Batch(held), at)
-            }
-            None => (Place::Own(self.0.turn().await?), now_micros()),
+        let (place, at) = if let Some(batch) = &self.1 {
+            let (held, at) = batch.begin().await?;
+            (Place::Batch(held), at)
+        } else {
+            let mut turn = self.0.join().await?;
+            let at = turn.at();
+            (Place::Own(turn), at)
         };
         Ok(Write { place, at, changes: Vec::new() })
     }
 
-    /// Ends a mutation: writes the audit record and the change log, commits, and wakes those who follow the log.
+    /// Ends a mutation: writes the audit record and the change log, commits (together with those who write at the same time),
+    /// and wakes those who follow the log.
     ///
     /// A caller that is cancelled here may have committed: followers also look by themselves (see [`crate::Feed`]).
     pub(crate) async fn commit<T>(
@@ -129,11 +131,10 @@ impl Store {
         audit_insert(write.sql(), &audit).await?;
         let changes = write.changes;
         let batch = match write.place {
-            Place::Own(mut transaction) => {
+            Place::Own(mut turn) => {
                 let whose = Whose::One(deed.account);
-                let batch = feed::change_append(transaction.sql(), write.at, whose, changes).await?;
-                transaction.commit(Some(batch.number)).await?;
-                self.0.tell(batch.number);
+                let batch = feed::change_append(turn.sql(), write.at, whose, changes).await?;
+                turn.end(&self.0, batch.number).await?;
                 batch
             }
             Place::Batch(held) => {
@@ -149,7 +150,7 @@ impl Write {
     /// The connection, for statements.
     pub(crate) fn sql(&mut self) -> &mut Connection {
         match &mut self.place {
-            Place::Own(transaction) => transaction.sql(),
+            Place::Own(turn) => turn.sql(),
             Place::Batch(held) => held.sql(),
         }
     }

@@ -70,3 +70,48 @@ async fn a_write_that_is_given_up_has_happened_or_has_not() {
     let made = records.iter().filter(|record| record.action == "tunnel.create").count();
     assert_eq!(u64::try_from(made).unwrap(), all.total, "each tunnel has its record");
 }
+
+/// Writers who are committed together do not share each other's failures.
+#[tokio::test]
+async fn of_writers_at_once_those_that_fail_or_are_given_up_harm_no_other() {
+    const WRITERS: u64 = 60;
+    let Some(place) = Place::new() else { return };
+    let store = open(&place).await;
+    tunnel(&store, "taken").await.unwrap();
+    let before = store.state().await.unwrap().number;
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                match n % 3 {
+                    0 => tunnel(&store, &format!("good {n}")).await.map(|_| true),
+                    1 => match tunnel(&store, "taken").await {
+                        Err(TunnelWriteError::NameTaken) => Ok(false),
+                        other => panic!("{other:?}"),
+                    },
+                    _ => {
+                        let name = format!("given up {n}");
+                        let write = tunnel(&store, &name);
+                        let patience = std::time::Duration::from_micros(n * 150);
+                        tokio::time::timeout(patience, write)
+                            .await
+                            .map_or(Ok(false), |done| done.map(|_| true))
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut acknowledged = 0;
+    for writer in writers {
+        acknowledged += u64::from(writer.await.unwrap().unwrap());
+    }
+    tunnel(&store, "last").await.unwrap();
+    let all = store.tunnel_list(ACCOUNT, &TunnelFilter::default(), Window::ALL).await.unwrap();
+    let good = all.rows.iter().filter(|row| row.name.starts_with("good")).count();
+    assert_eq!(u64::try_from(good).unwrap(), WRITERS / 3);
+    assert!(all.total >= acknowledged + 2, "{} of {acknowledged} acknowledged", all.total);
+    let log = store.changes_since(before).await.unwrap();
+    let numbers: Vec<u64> = log.iter().map(|batch| batch.number).collect();
+    let expected: Vec<u64> = (before + 1..).take(usize::try_from(all.total).unwrap() - 1).collect();
+    assert_eq!(numbers, expected, "each that happened has its entry, and no other");
+}
