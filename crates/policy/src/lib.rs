@@ -10,6 +10,7 @@ mod facts;
 mod network_rules;
 mod rule;
 pub mod scheme;
+mod shared_map;
 mod snapshot;
 mod state;
 mod trie;

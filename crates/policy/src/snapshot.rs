@@ -1,6 +1,5 @@
 //! All that a decision needs, compiled, immutable and numbered.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,25 +10,26 @@ use adit_model::{
 use ipnet::IpNet;
 
 use crate::rule::{CompiledList, CompiledRule};
+use crate::shared_map::SharedMap;
 use crate::trie::{Prefix, Trie};
 
 /// Compiled policy and routes. See the crate's documentation.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     pub(crate) number: u64,
-    pub(crate) tunnels: HashMap<TunnelId, Arc<Tunnel>>,
-    pub(crate) registrations: HashMap<RegistrationId, Arc<Registration>>,
-    pub(crate) keys: HashMap<DeviceKey, RegistrationId>,
-    pub(crate) routes: HashMap<VirtualNetworkId, Routes>,
-    pub(crate) default_networks: HashMap<AccountId, VirtualNetworkId>,
-    pub(crate) configurations: HashMap<TunnelId, Arc<TunnelConfiguration>>,
-    pub(crate) hostnames: HashMap<PublicHostname, Arc<Hostname>>,
-    pub(crate) nodes: HashMap<NodeId, Arc<Node>>,
+    pub(crate) tunnels: SharedMap<TunnelId, Arc<Tunnel>>,
+    pub(crate) registrations: SharedMap<RegistrationId, Arc<Registration>>,
+    pub(crate) keys: SharedMap<DeviceKey, RegistrationId>,
+    pub(crate) routes: SharedMap<VirtualNetworkId, Routes>,
+    pub(crate) default_networks: SharedMap<AccountId, VirtualNetworkId>,
+    pub(crate) configurations: SharedMap<TunnelId, Arc<TunnelConfiguration>>,
+    pub(crate) hostnames: SharedMap<PublicHostname, Arc<Hostname>>,
+    pub(crate) nodes: SharedMap<NodeId, Arc<Node>>,
     /// Which nodes hold connections of a tunnel.
-    pub(crate) leases: HashMap<TunnelId, Arc<[NodeId]>>,
+    pub(crate) leases: SharedMap<TunnelId, Arc<[NodeId]>>,
     /// By precedence.
-    pub(crate) rules: HashMap<(AccountId, Filter), Arc<Vec<Arc<CompiledRule>>>>,
-    pub(crate) lists: Arc<HashMap<adit_expr::ListId, Arc<CompiledList>>>,
+    pub(crate) rules: SharedMap<(AccountId, Filter), Arc<Vec<Arc<CompiledRule>>>>,
+    pub(crate) lists: SharedMap<adit_expr::ListId, Arc<CompiledList>>,
 }
 
 /// The routes of one virtual network, by prefix. A copy is two pointers.

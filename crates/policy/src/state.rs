@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use adit_model::{
-    Change, ChangeBatch, Lease, NodeId, Registration, RegistrationId, Route, RouteId, TunnelId,
-    VirtualNetwork, VirtualNetworkId,
+    Change, ChangeBatch, Hostname, Lease, NodeId, Registration, RegistrationId, Route, RouteId, Tunnel,
+    TunnelConfiguration, TunnelId, VirtualNetwork, VirtualNetworkId,
 };
 
 use self::gateway::Gateway;
@@ -15,39 +15,16 @@ use crate::snapshot::Snapshot;
 
 /// The state that changes have made so far.
 ///
-/// It is kept compiled: a batch touches what it changes and no more, and [`snapshot`](Self::snapshot) copies no routes (they
-/// are shared with the snapshot before, but for the way to what changed), nor rules or items of lists. A rule is compiled when it is put
-/// and never for another's sake, a list when a snapshot is made after its items changed.
-#[derive(Debug)]
+/// It is kept compiled: a batch touches what it changes and no more, and [`snapshot`](Self::snapshot) copies a few pointers.
+/// Routes are shared with the snapshot before, but for the way to what changed; of other kinds the pointers of those kinds
+/// that changed are copied, and no object. A rule is compiled when it is put and never for another's sake, a list when a
+/// snapshot is made after its items changed.
+#[derive(Debug, Default)]
 pub struct State {
     compiled: Snapshot,
     routes: HashMap<RouteId, Route>,
     virtual_networks: HashMap<VirtualNetworkId, VirtualNetwork>,
     gateway: Gateway,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self {
-            compiled: Snapshot {
-                number: 0,
-                tunnels: HashMap::new(),
-                registrations: HashMap::new(),
-                keys: HashMap::new(),
-                routes: HashMap::new(),
-                default_networks: HashMap::new(),
-                configurations: HashMap::new(),
-                hostnames: HashMap::new(),
-                nodes: HashMap::new(),
-                leases: HashMap::new(),
-                rules: HashMap::new(),
-                lists: Arc::default(),
-            },
-            routes: HashMap::new(),
-            virtual_networks: HashMap::new(),
-            gateway: Gateway::default(),
-        }
-    }
 }
 
 impl State {
@@ -69,6 +46,27 @@ impl State {
     pub fn snapshot(&mut self) -> Arc<Snapshot> {
         self.gateway.compile_lists(&mut self.compiled);
         Arc::new(self.compiled.clone())
+    }
+
+    /// The state as a batch that makes it of an empty one, to be kept: all that the change log tells. Nodes and leases are not
+    /// in it, since they stand beside the log and end by themselves.
+    pub fn to_batch(&self) -> ChangeBatch {
+        let compiled = &self.compiled;
+        let mut changes = Vec::with_capacity(self.routes.len() + compiled.registrations.len());
+        changes.extend(self.virtual_networks.values().cloned().map(Change::VirtualNetworkPut));
+        changes.extend(compiled.tunnels.values().map(|tunnel| Change::TunnelPut(Tunnel::clone(tunnel))));
+        let configurations = compiled.configurations.values();
+        changes
+            .extend(configurations.map(|of| Change::TunnelConfigurationPut(TunnelConfiguration::clone(of))));
+        changes.extend(compiled.hostnames.values().map(|name| Change::HostnamePut(Hostname::clone(name))));
+        changes.extend(self.routes.values().cloned().map(Change::RoutePut));
+        let registrations = compiled.registrations.values();
+        changes.extend(registrations.map(|one| Change::RegistrationPut(Registration::clone(one))));
+        // A rule is compiled with the kinds of the lists that are there.
+        changes.extend(self.gateway.list_changes());
+        let rules = compiled.rules.values().flat_map(|rules| rules.iter());
+        changes.extend(rules.map(|rule| Change::RulePut(Box::new(rule.rule.clone()))));
+        ChangeBatch { number: compiled.number, changes }
     }
 
     fn apply_one(&mut self, change: Change) {

@@ -5,9 +5,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use adit_model::{
-    AccountId, Change, ChangeBatch, Cidr, DeviceId, DeviceKey, FlowFacts, Hostname, Protocol, Refusal,
-    Registration, RegistrationId, Route, RouteId, SecretHash, Tunnel, TunnelConfiguration, TunnelId,
-    VirtualNetwork, VirtualNetworkId,
+    AccountId, Action, Change, ChangeBatch, Cidr, DeviceId, DeviceKey, Filter, FlowFacts, Hostname, List,
+    ListId, ListKind, Protocol, Refusal, Registration, RegistrationId, Route, RouteId, Rule, RuleId,
+    RuleSettings, SecretHash, Tunnel, TunnelConfiguration, TunnelId, VirtualNetwork, VirtualNetworkId,
 };
 use adit_policy::{Decision, Known, State, TunnelRefusal};
 use proptest::prelude::*;
@@ -190,6 +190,56 @@ fn a_configuration_is_replaced_and_goes_with_its_tunnel() {
     assert_eq!((version, config), (1, r#"{"version":1}"#));
     state.apply(ChangeBatch { number: 4, changes: vec![Change::TunnelRemoved { id }] });
     assert_eq!(state.snapshot().tunnel_configuration(id), None);
+}
+
+/// As texts, since a state's batch has its changes in no order.
+fn texts(state: &State) -> Vec<String> {
+    let mut texts: Vec<String> =
+        state.to_batch().changes.iter().map(|change| format!("{change:?}")).collect();
+    texts.sort_unstable();
+    texts
+}
+
+#[test]
+fn a_state_is_what_its_batch_makes_of_an_empty_one() {
+    let id = ListId::from_uuid(Uuid::from_u128(7));
+    let items = vec!["198.51.100.7".to_owned()];
+    let list = List { id, account: ACCOUNT, kind: ListKind::Ip, items };
+    let rule = Rule {
+        id: RuleId::from_uuid(Uuid::from_u128(8)),
+        account: ACCOUNT,
+        name: "blocks".into(),
+        version: 1,
+        precedence: 1000,
+        enabled: true,
+        filter: Filter::L4,
+        action: Action::Block,
+        traffic: "net.dst.ip in $00000000000000000000000000000007".into(),
+        identity: String::new(),
+        device_posture: String::new(),
+        settings: RuleSettings::default(),
+        schedule: None,
+        expires_at_micros: None,
+    };
+    let (tunnel, version) = (TunnelId::from_uuid(Uuid::from_u128(1)), 3);
+    let mut before = state(vec![
+        route(1, "198.51.100.0/24", 1),
+        route(2, "2001:db8::/32", 2),
+        route(3, "203.0.113.0/24", 2),
+        Change::RouteRemoved { id: RouteId::from_uuid(Uuid::from_u128(3)) },
+        hostname("app.example.com", ACCOUNT, 1),
+        Change::TunnelConfigurationPut(TunnelConfiguration { tunnel, version, config: "{}".into() }),
+        Change::ListPut(list),
+        Change::RulePut(Box::new(rule)),
+    ]);
+    let mut after = State::default();
+    after.apply(before.to_batch());
+    assert_eq!(after.snapshot().number(), 2);
+    assert_eq!(texts(&after), texts(&before));
+    for destination in ["198.51.100.7:443", "198.51.100.8:443", "[2001:db8::1]:443", "203.0.113.1:443"] {
+        assert_eq!(decide(&mut after, destination), decide(&mut before, destination), "{destination}");
+    }
+    assert_eq!(decide(&mut after, "198.51.100.7:443"), Err(Refusal::Blocked), "the rule knows its list");
 }
 
 #[test]

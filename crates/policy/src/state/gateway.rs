@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use adit_model::{AccountId, Filter, List, ListId, ListItemsChange, ListKind, Rule, RuleId};
+use adit_model::{AccountId, Change, Filter, List, ListId, ListItemsChange, ListKind, Rule, RuleId};
 
 use crate::rule::{CompiledList, CompiledRule, list_id, list_kind};
 use crate::snapshot::Snapshot;
@@ -20,6 +20,7 @@ pub(super) struct Gateway {
 
 #[derive(Debug)]
 struct Kept {
+    id: ListId,
     account: AccountId,
     kind: ListKind,
     items: HashSet<String>,
@@ -47,9 +48,16 @@ impl adit_expr::ListKinds for Kinds<'_> {
 impl Gateway {
     pub(super) fn put_list(&mut self, list: List) {
         let List { id, account, kind, items } = list;
-        let id = list_id(id);
-        self.lists.insert(id, Kept { account, kind, items: items.into_iter().collect() });
-        self.changed.insert(id);
+        self.lists.insert(list_id(id), Kept { id, account, kind, items: items.into_iter().collect() });
+        self.changed.insert(list_id(id));
+    }
+
+    /// Every list as a change that makes it.
+    pub(super) fn list_changes(&self) -> impl Iterator<Item = Change> {
+        self.lists.values().map(|Kept { id, account, kind, items }| {
+            let items = items.iter().cloned().collect();
+            Change::ListPut(List { id: *id, account: *account, kind: *kind, items })
+        })
     }
 
     pub(super) fn change_items(&mut self, change: ListItemsChange) {
@@ -74,10 +82,10 @@ impl Gateway {
         if self.changed.is_empty() {
             return;
         }
-        let lists = Arc::make_mut(&mut compiled.lists);
+        let lists = &mut compiled.lists;
         for id in self.changed.drain() {
             match self.lists.get(&id) {
-                Some(Kept { account, kind, items }) => {
+                Some(Kept { account, kind, items, .. }) => {
                     let items = items.iter().map(String::as_str);
                     let list = CompiledList::new(*account, *kind, items);
                     lists.insert(id, Arc::new(list));
