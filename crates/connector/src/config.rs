@@ -180,6 +180,11 @@ pub const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
 pub const DEFAULT_MAX_ACTIVE_FLOWS: usize = 10_000;
 
 impl ConnectorConfig {
+    /// Whether a connection may be made at another edge than the one that it was made at; one may be named several times.
+    pub fn has_several_edges(&self) -> bool {
+        self.edges.iter().any(|edge| Some(edge) != self.edges.first())
+    }
+
     /// Checks what was typed, and reads the credentials and certificates that it names.
     ///
     /// # Errors

@@ -125,7 +125,11 @@ pub(crate) async fn keep(process: Arc<Process>, index: u8) {
         }
         // Also when the edge was there until now: another one surely is.
         turn = turn.wrapping_add(1);
-        let (limit, wait) = backoff.next(Instant::now(), random());
+        let (limit, mut wait) = backoff.next(Instant::now(), random());
+        if registration.was_had() && process.config.has_several_edges() {
+            // The edge that it is made at next has lost nobody.
+            wait = crate::backoff::SHORTEST;
+        }
         report(&process, index, &failure);
         tracing::info!(connIndex = index, "Retrying connection in up to {}s", limit.as_secs());
         tokio::select! {

@@ -45,6 +45,8 @@ pub use selection::Transports;
 
 /// The protocol's name in TLS (contract, 1.3).
 const ALPN: &[u8] = b"argotunnel";
+/// How long an edge may be silent where there are others to go to; an edge looks at connectors with the same measure.
+const IDLE_WITH_OTHERS: Duration = Duration::from_millis(3500);
 /// What all connections together may have on their way in one direction, in bytes. With as much in the other, and what
 /// flows hold between their sockets, a connector under more load than its origins or its edge take stays below 100 MiB.
 const WINDOWS_BYTES: u32 = 24 << 20;
@@ -95,7 +97,10 @@ fn dialers(config: &ConnectorConfig) -> Result<Dialers, RunError> {
         if config.post_quantum { KeyExchange::PostQuantum } else { KeyExchange::PostQuantumOrP256 };
     let tls = |protocols: &[&[u8]]| tls::connector_client_config(config.roots.clone(), exchange, protocols);
     let window = WINDOWS_BYTES / u32::from(config.ha_connections.max(1));
+    let idle_timeout =
+        if config.has_several_edges() { IDLE_WITH_OTHERS } else { Limits::CONNECTOR.idle_timeout };
     let limits = Limits {
+        idle_timeout,
         stream_window: window.min(Limits::CONNECTOR.stream_window),
         connection_window: window,
         ..Limits::CONNECTOR
