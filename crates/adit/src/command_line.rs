@@ -158,6 +158,10 @@ pub(crate) struct UpFlags {
     /// Name of this edge node, shown as the location of its connections [default: edge01]
     #[arg(long, env = "ADIT_NODE", value_name = "NAME")]
     pub(crate) node: Option<String>,
+    /// For how long flows are decided by the last known state while the database cannot be read; past it no new flow is let
+    /// through [default: 24h]
+    #[arg(long, env = "ADIT_MAX_STALENESS", value_name = "DURATION")]
+    pub(crate) max_staleness: Option<String>,
     /// PEM certificate, leaf first, for public host names that it names; may be repeated [default: made by this
     /// installation's authority]
     #[arg(long, env = "ADIT_CERTIFICATE", value_name = "FILE", value_delimiter = ',')]

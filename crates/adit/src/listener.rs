@@ -117,17 +117,25 @@ async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
 }
 
 async fn ready(State(shown): State<Arc<Shown>>) -> Response {
+    let freshness = shown.edge.freshness();
+    let (age, limit) = (freshness.age(), freshness.limit());
+    // Without its database an edge goes on deciding by what it has: it is ready, until that is too old.
+    let status = if age > limit { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let mut body = serde_json::json!({
-        "status": 200,
+        "status": status.as_u16(),
         "snapshot": shown.edge.snapshot_number(),
         "x_generation": shown.edge.snapshot_number(),
         "connections": shown.edge.connections(),
+        "change_log": {
+            "reached": freshness.is_reached(),
+            "snapshot_age_seconds": age.as_secs(),
+            "refuses_flows_in_seconds": limit.saturating_sub(age).as_secs(),
+        },
     });
-    // Without its database an edge goes on deciding by what it has: it is ready, and says so.
     if let Some(health) = &shown.health {
         let silent_for = health.silent_for();
         body["database"] = if silent_for.is_some() { "unreachable" } else { "connected" }.into();
         body["database_unreachable_seconds"] = silent_for.unwrap_or_default().as_secs().into();
     }
-    ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }

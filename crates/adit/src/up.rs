@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use adit_control::Control;
-use adit_edge::{Edge, EdgeConfig, Ends, PeerIdentity};
+use adit_edge::{Edge, EdgeConfig, Ends, Freshness, PeerIdentity};
 use adit_model::{ChangeBatch, Command, Filter, Record};
 use adit_store::{Feed, NodeDatabase, Store};
 use anyhow::Context;
@@ -79,7 +79,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
-    let ends = join(&control, member.as_ref(), &tasks, &stop).await?;
+    let freshness = Arc::new(Freshness::new(settings.max_staleness, std::time::Duration::ZERO));
+    let ends = join(&control, member.as_ref(), &freshness, &tasks, &stop).await?;
     let url = settings.url();
     match Socket::bind(&settings.data) {
         Ok(socket) => drop(tasks.spawn(socket.serve(control.store().clone(), url, stop.clone()))),
@@ -87,7 +88,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             tracing::warn!(%error, "no control socket: adit account can only be used while adit up is stopped");
         }
     }
-    let edge = Arc::new(Edge::start(config, ends).await.map_err(with_hint)?);
+    let edge = Arc::new(Edge::start_bounded(config, ends, freshness).await.map_err(with_hint)?);
     let health = member.as_ref().map(|member| Arc::clone(&member.health));
     tasks.spawn(listener::serve(metrics, Arc::clone(&edge), health, stop.clone()));
     if let Some(http) = http {
@@ -168,6 +169,7 @@ pub(crate) fn try_ports(https: SocketAddr, tunnel: SocketAddr) -> anyhow::Result
 async fn join(
     control: &Control,
     member: Option<&Member>,
+    freshness: &Arc<Freshness>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<Ends> {
@@ -183,31 +185,45 @@ async fn join(
         tasks.spawn(nodes::reports::commands(control.clone(), member.clone(), stop.clone()));
         tasks.spawn(nodes::reports::records(control.clone(), member.clone(), stop.clone()));
     }
-    tasks.spawn(feed_changes(feed, changes_in, stop.clone()));
+    tasks.spawn(feed_changes(feed, changes_in, Arc::clone(freshness), stop.clone()));
     tasks.spawn(pass_commands(control.commands(), commands_in, stop.clone()));
     let open = member.map(|member| Arc::clone(&member.open));
     tasks.spawn(take_records(control.clone(), open, records_out, stop.clone()));
     Ok(Ends { changes, commands, records })
 }
 
-async fn feed_changes(mut feed: Feed, changes: mpsc::Sender<ChangeBatch>, stop: CancellationToken) {
+async fn feed_changes(
+    mut feed: Feed,
+    changes: mpsc::Sender<ChangeBatch>,
+    freshness: Arc<Freshness>,
+    stop: CancellationToken,
+) {
     loop {
         let next = tokio::select! {
-            next = feed.next() => next,
+            next = feed.look() => next,
             () = stop.cancelled() => return,
         };
         match next {
-            Ok(batch) => {
-                if changes.send(batch).await.is_err() {
+            Ok(next) => {
+                if !freshness.is_reached() {
+                    tracing::info!("the change log can be read again");
+                }
+                if let Some(batch) = next
+                    && changes.send(batch).await.is_err()
+                {
                     return;
                 }
+                freshness.confirm();
             }
             Err(error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot read changes; trying again"
-                );
-                tokio::time::sleep(RETRY).await;
+                if freshness.is_reached() {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the change log cannot be read: deciding by the last snapshot, and trying again"
+                    );
+                }
+                freshness.fail();
+                let _stopping = stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
             }
         }
     }

@@ -265,6 +265,7 @@ fn refusal(error: OpenError) -> adit_netstack::Refusal {
             | Refusal::NetworkUnreachable
             | Refusal::TimedOut
             | Refusal::TooManyFlows
+            | Refusal::Stale
             | Refusal::ConnectorError,
         ) => adit_netstack::Refusal::Unreachable,
     }

@@ -108,6 +108,7 @@ async fn answer(process: &Arc<Process>, connection: Connection, registration: Re
             | Refusal::TimedOut
             | Refusal::Revoked
             | Refusal::TooLarge
+            | Refusal::Stale
             | Refusal::ConnectorError => (ResponseCode::UnableToBindSocket, String::new()),
         },
     };

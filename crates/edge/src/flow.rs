@@ -113,6 +113,10 @@ async fn decided<A: Asked>(
     asked: A,
     outcome: &mut Outcome,
 ) -> (FlowEnd, Option<RuleId>) {
+    if way.shared.freshness.is_stale() {
+        asked.refuse(Refusal::Stale, "").await;
+        return (FlowEnd::Refused(Refusal::Stale), None);
+    }
     let decision = snapshot.decide(way.facts, Known::Opening);
     if decision != Decision::AwaitsFirstBytes {
         drop(snapshot);

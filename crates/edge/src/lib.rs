@@ -19,8 +19,10 @@ mod dial;
 mod far;
 mod first_bytes;
 mod flow;
+mod freshness;
 mod hostname;
 mod ingress;
+mod kept;
 mod limits;
 mod metrics;
 mod peer;
@@ -34,7 +36,9 @@ mod tunnel;
 mod tests;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_model::{ChangeBatch, Command, Record};
 use tokio::sync::mpsc;
@@ -44,6 +48,10 @@ use tokio_util::task::TaskTracker;
 pub use config::{Certificates, EdgeConfig, PeerIdentity, StartError};
 #[doc(hidden)]
 pub use datagram::fuzz_echo_reply;
+pub use freshness::{DEFAULT_MAX_STALENESS, Freshness};
+#[doc(hidden)]
+pub use kept::fuzz_kept;
+pub use kept::{KEPT_FILE, Kept, KeptError};
 pub use metrics::Metrics;
 
 use connections::Connections;
@@ -56,6 +64,7 @@ use snapshots::Snapshots;
 pub(crate) struct Shared {
     pub(crate) node: String,
     pub(crate) snapshots: Snapshots,
+    pub(crate) freshness: Arc<Freshness>,
     pub(crate) connections: Connections,
     /// Other edge nodes.
     pub(crate) peers: peer::Peers,
@@ -94,17 +103,32 @@ impl Edge {
     /// # Errors
     /// A port is in use, a certificate cannot be used, or the control plane went away before it sent a state. Nothing is
     /// left listening then.
-    pub async fn start(config: EdgeConfig, mut ends: Ends) -> Result<Self, StartError> {
+    pub async fn start(config: EdgeConfig, ends: Ends) -> Result<Self, StartError> {
+        // Nobody says whether the state is the latest, and so none is too old.
+        Self::start_bounded(config, ends, Arc::new(Freshness::new(Duration::MAX, Duration::ZERO))).await
+    }
+
+    /// The same, with somebody who says each time that the state is the latest: once it is older than the limit, no new flow
+    /// is let through.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_bounded(
+        config: EdgeConfig,
+        mut ends: Ends,
+        freshness: Arc<Freshness>,
+    ) -> Result<Self, StartError> {
         let first = ends.changes.recv().await.ok_or(StartError::NoState)?;
         let shared = Arc::new(Shared {
             node: config.node,
             snapshots: Snapshots::new(first),
+            metrics: Metrics::new(Arc::clone(&freshness)),
+            freshness,
             connections: Connections::default(),
             peers: peer::Peers::new(config.peer.as_ref().map(|peer| peer.node)),
             sessions: Sessions::default(),
             hostnames: Arc::new(Hostnames::new(config.certificates)),
             records: record::Recorder::new(ends.records),
-            metrics: Metrics::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         });
@@ -149,6 +173,16 @@ impl Edge {
     /// The number of the snapshot that decides now.
     pub fn snapshot_number(&self) -> u64 {
         self.shared.snapshots.current().number()
+    }
+
+    /// How old that snapshot is.
+    pub fn freshness(&self) -> &Freshness {
+        &self.shared.freshness
+    }
+
+    /// Keeps what it decides by in this file from now on until it stops, for a start without the database ([`Kept`]).
+    pub fn keep(&self, file: PathBuf) {
+        self.shared.tasks.spawn(kept::keep(Arc::clone(&self.shared), file));
     }
 
     /// Live connections of connectors.

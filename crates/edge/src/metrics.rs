@@ -1,5 +1,6 @@
 //! The edge's counters.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use adit_model::{FlowEnd, Refusal};
@@ -8,6 +9,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+use crate::freshness::{Freshness, Shown};
 
 /// How a flow ended, as a label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,6 +42,7 @@ struct ClassLabel {
 /// Counters and gauges of one edge node.
 #[derive(Debug, Default)]
 pub struct Metrics {
+    freshness: Arc<Freshness>,
     flows: Family<EndLabel, Counter>,
     open_flows: Gauge,
     bytes: Family<DirectionLabel, Counter>,
@@ -57,8 +61,13 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    pub(crate) fn new(freshness: Arc<Freshness>) -> Self {
+        Self { freshness, ..Self::default() }
+    }
+
     /// Adds them to what a metrics listener shows.
     pub fn register(&self, registry: &mut Registry) {
+        registry.register_collector(Box::new(Shown(Arc::clone(&self.freshness))));
         registry.register("adit_edge_flows", "Flows that ended, by how", self.flows.clone());
         registry.register("adit_edge_open_flows", "Flows open now", self.open_flows.clone());
         registry.register(

@@ -36,6 +36,11 @@ impl Snapshots {
         self.number.subscribe()
     }
 
+    /// All that was applied, as one batch.
+    pub(crate) fn to_batch(&self) -> ChangeBatch {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).to_batch()
+    }
+
     fn apply(&self, batches: Vec<ChangeBatch>) -> Arc<Snapshot> {
         let snapshot = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,6 +2,7 @@
 
 mod cloudflared;
 mod connectors;
+mod kept;
 mod nodes;
 mod peer;
 mod relay;

@@ -116,11 +116,13 @@ pub enum Refusal {
     TooManyFlows,
     /// A datagram is longer than what the path to the destination carries; the flow goes on.
     TooLarge,
+    /// The edge has not heard from its control plane for too long to decide anything.
+    Stale,
     /// The connector failed in another way; the log has its words.
     ConnectorError,
 }
 
-const REFUSALS: [(Refusal, &str); 12] = [
+const REFUSALS: [(Refusal, &str); 13] = [
     (Refusal::Unroutable, "unroutable"),
     (Refusal::NoConnection, "no-connection"),
     (Refusal::NeverDialled, "never-dialled"),
@@ -132,6 +134,7 @@ const REFUSALS: [(Refusal, &str); 12] = [
     (Refusal::Revoked, "revoked"),
     (Refusal::TooManyFlows, "too-many-flows"),
     (Refusal::TooLarge, "too-large"),
+    (Refusal::Stale, "stale"),
     (Refusal::ConnectorError, "connector-error"),
 ];
 

@@ -24,6 +24,8 @@ pub struct Feed {
     notice: watch::Receiver<u64>,
     read: std::collections::VecDeque<ChangeBatch>,
     number: u64,
+    /// The log was read to its end: the next look waits for a notice, or a while.
+    at_end: bool,
 }
 
 impl Feed {
@@ -33,17 +35,31 @@ impl Feed {
     /// The database could not be read; a later call tries again.
     pub async fn next(&mut self) -> Result<ChangeBatch, Fault> {
         loop {
-            if let Some(batch) = self.read.pop_front() {
-                self.number = batch.number;
+            if let Some(batch) = self.look().await? {
                 return Ok(batch);
+            }
+        }
+    }
+
+    /// The next batch, or `None` when the log has just been read and has none: then its follower knows all that there is. A
+    /// call after that waits for a notice, for a second at most. May be cancelled as [`Feed::next`].
+    ///
+    /// # Errors
+    /// The database could not be read; a later call tries again.
+    pub async fn look(&mut self) -> Result<Option<ChangeBatch>, Fault> {
+        if self.read.is_empty() {
+            if self.at_end {
+                // The sender lives in the store that `self` holds, and a timeout means: look again.
+                let _look = tokio::time::timeout(LOOK_INTERVAL, self.notice.changed()).await;
+                self.at_end = false;
             }
             self.notice.mark_unchanged();
             self.read = self.store.changes_after(self.number, BATCHES_AT_ONCE).await?.into();
-            if self.read.is_empty() {
-                // The sender lives in the store that `self` holds, and a timeout means: look again.
-                let _look = tokio::time::timeout(LOOK_INTERVAL, self.notice.changed()).await;
-            }
+            self.at_end = self.read.is_empty();
         }
+        let batch = self.read.pop_front();
+        self.number = batch.as_ref().map_or(self.number, |batch| batch.number);
+        Ok(batch)
     }
 
     /// The number of the last batch that was returned.
@@ -56,7 +72,7 @@ impl Store {
     /// Follows the change log behind this number.
     pub fn follow(&self, number: u64) -> Feed {
         let notice = self.0.number.subscribe();
-        Feed { store: self.clone(), notice, read: std::collections::VecDeque::new(), number }
+        Feed { store: self.clone(), notice, read: std::collections::VecDeque::new(), number, at_end: false }
     }
 
     /// Every batch behind this number, in order.

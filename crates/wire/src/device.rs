@@ -185,7 +185,7 @@ pub fn refusal_status(refusal: Refusal) -> u16 {
         | Refusal::NetworkUnreachable
         | Refusal::ConnectorError
         | Refusal::Unroutable => 502,
-        Refusal::NoConnection | Refusal::TooManyFlows => 503,
+        Refusal::NoConnection | Refusal::TooManyFlows | Refusal::Stale => 503,
         Refusal::TimedOut => 504,
         Refusal::TooLarge => 413,
     }

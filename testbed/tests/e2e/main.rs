@@ -22,6 +22,7 @@ mod hostnames;
 mod ingress;
 mod kubectl;
 mod lifecycle;
+mod lost_database;
 mod management;
 mod net;
 mod nodes;

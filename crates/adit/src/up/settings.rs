@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use adit_model::GoDuration;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
@@ -21,6 +23,8 @@ pub(crate) struct Settings {
     /// Where the API is served in the clear, if it is: a loopback address.
     pub(crate) http: Option<SocketAddr>,
     pub(crate) node: String,
+    /// For how long flows are decided by a state that nobody confirms.
+    pub(crate) max_staleness: Duration,
     /// Certificates and their keys, for public host names.
     pub(crate) certificates: Vec<(PathBuf, PathBuf)>,
 }
@@ -37,6 +41,7 @@ struct File {
     metrics: Option<String>,
     http: Option<String>,
     node: Option<String>,
+    max_staleness: Option<String>,
     certificate: Option<OneOrMany<PathBuf>>,
     certificate_key: Option<OneOrMany<PathBuf>>,
 }
@@ -84,6 +89,7 @@ impl Settings {
             metrics: address("metrics", flags.metrics, file.metrics, "127.0.0.1:9090")?,
             http: flags.http.or(file.http).as_deref().map(loopback).transpose()?,
             node: check_node(node)?,
+            max_staleness: staleness(flags.max_staleness.or(file.max_staleness).as_deref())?,
             certificates: certificates.into_iter().zip(keys).collect(),
         })
     }
@@ -195,6 +201,20 @@ pub(crate) fn check_host(host: &str) -> anyhow::Result<String> {
     )
 }
 
+/// For how long an edge may decide by what it last knew.
+pub(crate) fn staleness(text: Option<&str>) -> anyhow::Result<Duration> {
+    let Some(text) = text else { return Ok(adit_edge::DEFAULT_MAX_STALENESS) };
+    let given = text.parse::<GoDuration>().ok().map(GoDuration::get);
+    given.filter(|given| *given >= MIN_STALENESS).with_context(|| {
+        format!(
+            "max-staleness: expected a duration of five seconds or more, such as 24h or 90m, not {text:?}"
+        )
+    })
+}
+
+/// The change log is read every second; less than a few of them would let a slow answer refuse flows.
+const MIN_STALENESS: Duration = Duration::from_secs(5);
+
 pub(crate) fn check_node(node: String) -> anyhow::Result<String> {
     let good = (1..=32).contains(&node.len())
         && node.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
@@ -224,6 +244,8 @@ mod tests {
         assert_eq!(settings.https.to_string(), "192.0.2.1:8443");
         assert_eq!(settings.tunnel.to_string(), "[::]:7844");
         assert_eq!(settings.http, None);
+        assert_eq!(settings.max_staleness, Duration::from_hours(24));
+        assert_eq!(check(&[], "max-staleness: 1h30m\n").unwrap().max_staleness, Duration::from_mins(90));
         assert_eq!(check(&["--http", "8080"], "").unwrap().http.unwrap().to_string(), "127.0.0.1:8080");
         assert_eq!(settings.connector_edges(), ["adit.example.com:7844"]);
         assert_eq!(settings.url(), "https://adit.example.com:8443");
@@ -244,6 +266,8 @@ mod tests {
         wrong(&["--http", "192.0.2.1:80"], "", &["http: expected a loopback address", "192.0.2.1"]);
         wrong(&[], "http: 0.0.0.0:80\n", &["http: expected a loopback address"]);
         wrong(&["--node", "a b"], "", &["node: expected"]);
+        wrong(&["--max-staleness", "soon"], "", &["max-staleness: expected a duration", "soon"]);
+        wrong(&[], "max-staleness: 4s\n", &["max-staleness: expected a duration of five seconds or more"]);
         wrong(&["--certificate", "a.pem"], "", &["certificate-key: expected one key for each certificate"]);
     }
 }

@@ -161,7 +161,11 @@ pub(super) fn failure(failure: Failure) -> [u8; 10] {
             Refusal::HostUnreachable => 4,
             Refusal::Refused => 5,
             Refusal::TimedOut => 6,
-            Refusal::NoConnection | Refusal::TooManyFlows | Refusal::TooLarge | Refusal::ConnectorError => 1,
+            Refusal::NoConnection
+            | Refusal::TooManyFlows
+            | Refusal::TooLarge
+            | Refusal::Stale
+            | Refusal::ConnectorError => 1,
         },
     })
 }

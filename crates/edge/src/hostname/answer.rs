@@ -122,6 +122,9 @@ pub(super) fn of_refusal(refusal: Refusal) -> (StatusCode, &'static str) {
         Refusal::TooManyFlows => {
             (StatusCode::SERVICE_UNAVAILABLE, "the connector is at its limit of requests")
         }
+        Refusal::Stale => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the edge has not heard from its control plane for too long")
+        }
         Refusal::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "the origin did not answer in time"),
         Refusal::Unroutable
         | Refusal::NeverDialled

@@ -54,6 +54,9 @@ pub(super) async fn serve(client: Arc<Client>, request: Request<Incoming>) -> Re
     let ray = ray(id, &client.shared.node);
     let recording = Recording::new(Arc::clone(&client.shared), asked);
     let exchange = Exchange { client, authority, ray, recording };
+    if exchange.client.shared.freshness.is_stale() {
+        return exchange.not_dialled(&NotDialled::nowhere(Refusal::Stale, String::new()));
+    }
     match websocket(&request) {
         Some(kind) => upgrade::serve(exchange, request, kind).await,
         None => exchange.serve(request).await,
