@@ -27,7 +27,7 @@ pub(crate) struct AccountCommand {
     /// PostgreSQL database of the installation, if it has one and no adit up runs on the directory
     #[arg(long, env = "ADIT_DATABASE", hide_env_values = true, global = true, value_name = "URL")]
     database: Option<DatabaseUrl>,
-    /// How to print: table or json
+    /// How to print: table, json or yaml
     #[arg(long, short = 'o', global = true, value_name = "FORMAT", default_value = "table")]
     output: Format,
     #[command(subcommand)]
@@ -38,18 +38,22 @@ pub(crate) struct AccountCommand {
 enum Format {
     Table,
     Json,
+    Yaml,
 }
 
 #[derive(Debug, Subcommand)]
 enum AccountAction {
     /// Makes an account, and prints its id and its first token, this once
+    #[command(after_help = "Examples:\n  adit account --data /var/lib/adit create staging")]
     Create {
         /// A name that no other account has
         name: String,
     },
     /// Lists the accounts
+    #[command(after_help = "Examples:\n  adit account --data /var/lib/adit list -o yaml")]
     List,
     /// Deletes an account for good, and closes what it has open
+    #[command(after_help = "Examples:\n  adit account --data /var/lib/adit delete staging --cascade")]
     Delete {
         /// The account's name or id
         account: String,
@@ -275,6 +279,7 @@ fn say<T: Serialize>(format: Format, value: &T, text: impl FnOnce() -> String) -
     let text = match format {
         Format::Table => text(),
         Format::Json => serde_json::to_string_pretty(value)? + "\n",
+        Format::Yaml => crate::manage::print::yaml(&serde_json::to_value(value)?),
     };
     io::stdout().write_all(text.as_bytes()).context("cannot print")
 }

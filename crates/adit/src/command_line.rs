@@ -35,7 +35,7 @@ use crate::policy::PolicyCommand;
 
 /// What was typed.
 #[derive(Debug, Parser)]
-#[command(name = "adit", version, about = "A self-hosted zero-trust network", max_term_width = 100)]
+#[command(name = "adit", version, about = "A self-hosted zero-trust network", max_term_width = 100, after_help = ABOUT)]
 pub(crate) struct CommandLine {
     #[command(subcommand)]
     pub(crate) command: AditCommand,
@@ -104,6 +104,12 @@ impl AditCommand {
         ["get", "create", "edit", "delete", "login", "completions", "apply", "diff", "export"].contains(&name)
     }
 }
+
+const ABOUT: &str =
+    "Exit codes of get, create, edit, delete, apply, diff, export and login: 0 done; 1 refused or failed
+for another reason, or `adit diff` has found changes; 2 wrong command line or file; 3 no such
+object; 4 no token, or one that may not do this; 5 conflict; 6 the installation cannot be reached.
+Those of tunnel and access are cloudflared's. NO_COLOR turns colours off.";
 
 const UP_EXAMPLES: &str = "Examples:
   adit up --data /var/lib/adit --public-host adit.example.com
@@ -254,7 +260,7 @@ pub(crate) struct ApiFlags {
     /// Certificate of `adit tunnel login` [default: the first cert.pem in ~/.cloudflared and its like]
     #[arg(long, env = "TUNNEL_ORIGIN_CERT", global = true, value_name = "FILE")]
     pub(crate) origincert: Option<PathBuf>,
-    /// Base URL of the API [default: the one of cert.pem, else https://localhost/client/v4]
+    /// Base URL of the API [default: the one of cert.pem or of --data, else https://localhost/client/v4]
     #[arg(long, env = "TUNNEL_API_URL", global = true, value_name = "URL")]
     pub(crate) api_url: Option<String>,
     /// API token
@@ -271,6 +277,9 @@ pub(crate) struct ApiFlags {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TunnelAction {
     /// Runs the connector
+    #[command(
+        after_help = "Examples:\n  adit tunnel --config config.yaml run\n  adit tunnel run --token TOKEN"
+    )]
     Run {
         /// Tunnel id, if the configuration names none
         tunnel: Option<String>,
@@ -281,6 +290,7 @@ pub(crate) enum TunnelAction {
         action: IngressAction,
     },
     /// Asks the connector at --metrics whether it is ready
+    #[command(after_help = "Examples:\n  adit tunnel --metrics 127.0.0.1:8081 ready")]
     Ready,
     #[command(flatten)]
     Management(ManagementAction),
@@ -289,8 +299,12 @@ pub(crate) enum TunnelAction {
 #[derive(Debug, Subcommand)]
 pub(crate) enum IngressAction {
     /// Checks the rules
+    #[command(after_help = "Examples:\n  adit tunnel --config config.yaml ingress validate")]
     Validate,
     /// Says which rule a URL matches
+    #[command(
+        after_help = "Examples:\n  adit tunnel --config config.yaml ingress rule https://app.example.com/path"
+    )]
     Rule {
         /// Such as https://app.example.com/path
         url: String,
@@ -317,6 +331,9 @@ pub(crate) struct AgentCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum AgentAction {
     /// Runs the service; needs CAP_NET_ADMIN, unless with --proxy
+    #[command(
+        after_help = "Examples:\n  adit agent run --state /var/lib/adit-agent\n  adit agent run --state ~/.adit --proxy 127.0.0.1:1080"
+    )]
     Run {
         /// Name of the TUN interface
         #[arg(long, env = "ADIT_AGENT_INTERFACE", value_name = "NAME", default_value = "adit0")]
@@ -330,6 +347,9 @@ pub(crate) enum AgentAction {
         transport: TransportSetting,
     },
     /// Makes the device's key and registers it with an edge
+    #[command(
+        after_help = "Examples:\n  adit agent enroll https://adit.example.com --ca ca.pem --service-token ID:SECRET"
+    )]
     Enroll {
         /// The edge, https://HOST[:PORT]
         url: String,
@@ -344,10 +364,13 @@ pub(crate) enum AgentAction {
         force: bool,
     },
     /// Connects to the edge and captures the account's networks
+    #[command(after_help = "Examples:\n  adit agent connect")]
     Connect,
     /// Disconnects, and captures nothing
+    #[command(after_help = "Examples:\n  adit agent disconnect")]
     Disconnect,
     /// Says whether the device is connected, and what it captures
+    #[command(after_help = "Examples:\n  adit agent status --json")]
     Status {
         /// As JSON
         #[arg(long)]

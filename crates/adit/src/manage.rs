@@ -9,7 +9,10 @@ pub(crate) mod kind;
 pub(crate) mod objects;
 pub(crate) mod print;
 pub(crate) mod problem;
+pub(crate) mod progress;
+mod readable;
 pub(crate) mod session;
+mod token;
 
 use std::io::Write as _;
 
@@ -94,6 +97,9 @@ pub(crate) fn get(command: GetCommand) -> anyhow::Result<()> {
         if command.names.is_empty() {
             found = objects::all(&session, command.kind).await?;
         }
+        if command.output.output == Format::Table {
+            readable::for_people(&session, command.kind, &mut found).await;
+        }
         Ok(rendered(command.kind, command.output.output, &found, command.names.len() == 1))
     })
 }
@@ -105,15 +111,21 @@ pub(crate) fn create(command: CreateCommand) -> anyhow::Result<()> {
         let what = format!("create {} {name}", kind.name);
         let mut body = resolved(&session, kind, fields).await.map_err(|problem| problem.within(&what))?;
         body.insert(kind.key.to_owned(), name.clone().into());
+        if kind.name == "token" {
+            body = token::body(&session, body).await.map_err(|problem| problem.within(&what))?;
+        }
         let operation = objects::create(&session, kind, body);
         let made = run(&session, &what, &operation).await?;
         // The call that makes a host name shows no record.
-        let object = if kind.name == "hostname" { objects::find(&session, kind, &name).await? } else { made };
-        let mut text = rendered(kind, command.output.output, std::slice::from_ref(&object), true);
+        let mut object =
+            if kind.name == "hostname" { objects::find(&session, kind, &name).await? } else { made };
+        say(readable::warning(&what, &object));
+        let secrets = secret_lines(kind, &name, &object);
         if command.output.output == Format::Table {
-            text += &secret_lines(kind, &name, &object);
+            readable::for_people(&session, kind, std::slice::from_mut(&mut object)).await;
         }
-        Ok(text)
+        let text = rendered(kind, command.output.output, std::slice::from_ref(&object), true);
+        Ok(if command.output.output == Format::Table { text + &secrets } else { text })
     })
 }
 
@@ -130,6 +142,8 @@ pub(crate) fn secret_lines(kind: &Kind, name: &str, object: &Value) -> String {
             }
             _ => String::new(),
         },
+        "token" => secret("value")
+            .map_or_else(String::new, |value| format!("\nThe token is shown this once:\n  {value}\n")),
         _ => String::new(),
     }
 }
@@ -156,7 +170,12 @@ pub(crate) fn edit(command: EditCommand) -> anyhow::Result<()> {
         let id = id.unwrap_or_default().to_owned();
         let operation = objects::change(&session, kind, &id, &old, body);
         let made = run(&session, &what, &operation).await?;
-        let object = if kind.name == "hostname" { objects::find(&session, kind, &name).await? } else { made };
+        let mut object =
+            if kind.name == "hostname" { objects::find(&session, kind, &name).await? } else { made };
+        say(readable::warning(&what, &object));
+        if command.output.output == Format::Table {
+            readable::for_people(&session, kind, std::slice::from_mut(&mut object)).await;
+        }
         Ok(rendered(kind, command.output.output, &[object], true))
     })
 }
@@ -176,11 +195,28 @@ pub(crate) fn delete(command: DeleteCommand) -> anyhow::Result<()> {
             if command.cascade {
                 operation.path += if kind.name == "tunnel" { "?cascade=true" } else { "?force=true" };
             }
-            run(&session, &what, &operation).await?;
+            let deleted = run(&session, &what, &operation).await;
+            deleted.map_err(|problem| with_cascade(problem, command.cascade))?;
             text.extend([kind.name, " ", name, " deleted\n"]);
         }
         Ok(text)
     })
+}
+
+/// A refusal for what hangs on an object says how to delete that too.
+fn with_cascade(problem: Problem, was_typed: bool) -> Problem {
+    let hangs = ["(code 1019", "(code 1022", "(code 1023"];
+    if was_typed || !hangs.iter().any(|code| problem.text.contains(code)) {
+        return problem;
+    }
+    Problem { text: format!("{}; --cascade deletes those too", problem.text), ..problem }
+}
+
+/// Says something on the standard error.
+fn say(line: Option<String>) {
+    if let Some(line) = line {
+        let _gone = std::io::stderr().write_all(line.as_bytes());
+    }
 }
 
 async fn run(session: &Session, what: &str, operation: &Operation) -> Result<Value, Problem> {
@@ -368,6 +404,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn every_command_that_does_something_shows_an_example() {
+        fn walk(command: &clap::Command, path: &str) {
+            for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+                let path = format!("{path} {}", inner.get_name());
+                let shown = inner.get_after_help().map(ToString::to_string).unwrap_or_default();
+                let is_leaf = !inner.has_subcommands();
+                assert!(!is_leaf || shown.contains("Examples:\n"), "{path}: {shown}");
+                walk(inner, &path);
+            }
+        }
+        walk(&crate::command_line::CommandLine::command(), "adit");
     }
 
     #[test]

@@ -41,6 +41,9 @@ enum Format {
 #[derive(Debug, Subcommand)]
 enum NodeAction {
     /// Makes a node and its role in the database, and prints its configuration file with a one-time code, this once
+    #[command(
+        after_help = "Examples:\n  adit node --data /var/lib/adit create edge02 --public-host edge02.example.com > edge02.yaml"
+    )]
     Create {
         /// A name that no other node has: letters, digits and dashes
         name: String,
@@ -49,17 +52,20 @@ enum NodeAction {
         public_host: Vec<String>,
     },
     /// Prints a new one-time code, for a node that lost its key or did not use its code in time
+    #[command(after_help = "Examples:\n  adit node --data /var/lib/adit code edge02")]
     Code {
         /// The node's name
         name: String,
     },
     /// Lists the nodes
+    #[command(after_help = "Examples:\n  adit node --data /var/lib/adit list")]
     List {
         /// How to print: table or json
         #[arg(long, short = 'o', value_name = "FORMAT", default_value = "table")]
         output: Format,
     },
     /// Deletes a node and its role: the others talk to it no more, and it learns nothing more
+    #[command(after_help = "Examples:\n  adit node --data /var/lib/adit delete edge02")]
     Delete {
         /// The node's name
         name: String,

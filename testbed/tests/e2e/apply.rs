@@ -201,6 +201,60 @@ async fn a_thousand_objects_are_applied_at_once() {
 }
 
 #[tokio::test]
+async fn rules_change_places_in_one_apply() {
+    let desk = Desk::new().await;
+    let rules = |one: u64, other: u64| {
+        let rule = |name: &str, place: u64| {
+            format!("kind: rule\nname: {name}\naction: block\nfilters: [l4]\nprecedence: {place}\n")
+        };
+        format!("{}---\n{}", rule("one", one), rule("other", other))
+    };
+    desk.write("rules.yaml", &rules(10, 20));
+    desk.good(&["apply", "-f", "network"]);
+    desk.write("rules.yaml", &rules(20, 10));
+    let applied = desk.good(&["apply", "-f", "network"]);
+    assert!(
+        applied.contains("- precedence: 10\n    + precedence: 20\n") && applied.contains("2 changed"),
+        "{applied}"
+    );
+    assert_eq!(desk.good(&["diff", "-f", "network"]), "no changes\n");
+    desk.write("rules.yaml", &rules(20, 20));
+    let refused = desk.adit(&["apply", "-f", "network"]);
+    assert_eq!(refused.code, 5, "{refused:?}");
+    assert!(refused.stderr.contains("a rule with this precedence already exists"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_is_made_may_what_it_was_made_for() {
+    let desk = Desk::new().await;
+    let made = desk.good(&[
+        "create",
+        "token",
+        "reader",
+        "--permission",
+        "cloudflare tunnel read",
+        "--expires-on",
+        "2100-01-01T00:00:00Z",
+        "-o",
+        "json",
+    ]);
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let token = made["value"].as_str().unwrap();
+    desk.good(&["get", "tunnels", "--token", token]);
+    assert_eq!(desk.adit(&["create", "tunnel", "k8s", "--token", token]).code, 4);
+    let wrong = desk.adit(&["create", "token", "x", "--permission", "Cloudflare Tunnel Rite"]);
+    assert!(
+        wrong.code == 2 && wrong.stderr.contains("did you mean \"Cloudflare Tunnel Write\"?"),
+        "{wrong:?}"
+    );
+    assert!(
+        desk.good(&["create", "token", "y", "--permission", "Zero Trust Write"]).contains("shown this once")
+    );
+    desk.good(&["delete", "token", "reader"]);
+    assert_eq!(desk.adit(&["get", "tunnels", "--token", token]).code, 4);
+}
+
+#[tokio::test]
 async fn objects_are_managed_by_name_and_exit_codes_say_what_failed() {
     let desk = Desk::new().await;
     desk.good(&["create", "tunnel", "k8s"]);

@@ -20,7 +20,10 @@ pub(crate) struct AccessCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum AccessAction {
     /// Carries TCP to the ingress of a public host name, for programs that connect to a local port
-    #[command(visible_aliases = ["ssh", "rdp", "smb"])]
+    #[command(
+        visible_aliases = ["ssh", "rdp", "smb"],
+        after_help = "Examples:\n  adit access tcp --hostname db.example.com --url 127.0.0.1:5432"
+    )]
     Tcp(Box<TcpFlags>),
 }
 

@@ -122,7 +122,15 @@ fn text_of(source: &mut dyn std::io::Read, name: &str) -> Result<String, Problem
 
 /// The documents of one file, or all that is wrong with it.
 pub(super) fn parse(file: &str, text: &str) -> Result<Vec<Document>, Vec<String>> {
-    let nodes: Vec<Node> = serde_saphyr::from_multiple(text).map_err(|error| {
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        budget: serde_saphyr::budget! {
+            max_documents: MAX_YAML_DOCUMENTS,
+            max_nodes: MAX_NODES,
+            max_depth: MAX_DEPTH,
+        },
+    };
+    let nodes: Vec<Node> = serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
         let place = error.location().map_or_else(String::new, |at| format!(":{}:{}", at.line(), at.column()));
         let error = error.to_string();
         let line = error.lines().next().unwrap_or_default().trim_start_matches("error: ");
@@ -462,6 +470,12 @@ pub(super) fn fuzz_documents(data: &[u8]) {
 
 /// Objects that are applied at once: as many as one transaction takes.
 const MAX_DOCUMENTS: usize = 10_000;
+/// Documents of one file: an empty one between two others counts too.
+const MAX_YAML_DOCUMENTS: usize = 2 * MAX_DOCUMENTS;
+/// Keys, values and lists of one file: a list of 100,000 items with descriptions has 500,000.
+const MAX_NODES: usize = 1_000_000;
+/// How deep values may stand in one another: reading them takes stack.
+const MAX_DEPTH: usize = 32;
 /// Largest file, in bytes.
 const MAX_FILE_BYTES: u64 = 8 << 20;
 /// Flaws that are printed.
@@ -490,6 +504,73 @@ mod tests {
         insta::assert_snapshot!(parse("a.yaml", text).unwrap_err().join("\n"));
         let flaws = parse("a.yaml", "kind: [\n").unwrap_err();
         assert!(flaws.len() == 1 && flaws[0].starts_with("a.yaml:"), "{flaws:?}");
+    }
+
+    #[test]
+    fn a_file_may_have_as_many_objects_as_one_apply_and_values_so_deep_and_no_more() {
+        let many: Vec<_> = (0..MAX_DOCUMENTS).map(|n| format!("kind: tunnel\nname: n{n}\n---\n")).collect();
+        let many = many.concat();
+        assert_eq!(parse("a.yaml", &many).unwrap().len(), MAX_DOCUMENTS);
+        let items: Vec<_> = (0..100_000).map(|n| format!(" - {{value: a{n}, description: d}}\n")).collect();
+        let items = items.concat();
+        let list = format!("kind: list\nname: l\ntype: SERIAL\nitems:\n{items}");
+        assert_eq!(parse("a.yaml", &list).unwrap().len(), 1);
+        let deep = |depth: usize| {
+            let config = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+            parse("a.yaml", &format!("kind: tunnel_configuration\ntunnel: t\nconfig: {{a: {config}}}\n"))
+        };
+        assert!(deep(20).is_ok());
+        let flaws = deep(10_000).unwrap_err();
+        assert!(flaws.len() == 1 && flaws[0].starts_with("a.yaml:"), "{flaws:?}");
+    }
+
+    #[test]
+    fn aliases_do_not_multiply_without_end() {
+        let mut text =
+            "kind: tunnel_configuration\ntunnel: t\nconfig:\n a0: &a0 [x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let inner = vec![format!("*a{}", level - 1); 8].join(", ");
+            text.extend([" a", &level.to_string(), ": &a", &level.to_string(), " [", &inner, "]\n"]);
+        }
+        assert!(parse("a.yaml", &text).is_err());
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn any_text_is_documents_or_flaws(text in "\\PC{0,200}") {
+            fuzz_documents(text.as_bytes());
+        }
+
+        /// Lines of the kind that files have, in any order and at any depth.
+        #[test]
+        fn lines_in_any_order_are_documents_or_flaws(
+            lines in proptest::collection::vec(
+                (0..4_usize, proptest::sample::select(vec![
+                    "kind: route", "kind: list", "kind: rule", "kind: tunnel_configuration", "name: a", "network: 10.0.0.0/8",
+                    "tunnel: t", "- a", "items:", "items: [a, {value: b, description: c}]", "config:", "enabled: yes", "type: IP",
+                    "precedence: 5", "filters: [l4]", "action: block", "---", "{}", "? x", "&a b", "*a", "<<: *a", "\"", "# x", "traffic: |",
+                ])),
+                0..24,
+            ),
+        ) {
+            let lines: Vec<_> =
+                lines.iter().map(|(depth, line)| format!("{}{line}\n", " ".repeat(*depth))).collect();
+            let text = lines.concat();
+            fuzz_documents(text.as_bytes());
+        }
+
+        /// What is printed as an object's member is read as what it was.
+        #[test]
+        fn what_is_exported_is_read_back(name in "\\PC{1,40}", comment in "[\\PC\n\r\t\u{7f}\u{85}\u{9f}]{0,60}") {
+            let mut text = "kind: virtual_network\n".to_owned();
+            crate::manage::print::member(&mut text, "name", &name.clone().into(), 0);
+            crate::manage::print::member(&mut text, "comment", &comment.clone().into(), 0);
+            let documents = parse("a.yaml", &text).unwrap_or_else(|flaws| panic!("{text}: {flaws:?}"));
+            proptest::prop_assert_eq!(&documents[0].name, &name);
+            proptest::prop_assert_eq!(documents[0].fields["comment"].value.as_str(), Some(comment.as_str()));
+        }
     }
 
     #[test]

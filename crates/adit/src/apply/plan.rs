@@ -244,6 +244,7 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let given = &document.fields[field.api];
+            let old_items = (field.shape == Shape::Items).then(|| items(&old[field.api]));
             if !field.when.can_change() {
                 let text = format!(
                     "{}: {}: cannot be changed from {} to {new}: delete the {} first, or give it another name",
@@ -252,8 +253,11 @@ impl<'a> Planner<'a> {
                 self.flaws.push(text);
                 continue;
             }
-            let before = self.shown(field, old);
-            differences.push(Difference { key: field.key, old: before, new: Some(given.value.clone()) });
+            let (before, after) = match old_items {
+                Some(old) => without_common(&old, &items(&given.value)),
+                None => (self.shown(field, old), Some(given.value.clone())),
+            };
+            differences.push(Difference { key: field.key, old: before, new: after });
             changed.insert(api, new);
         }
         (!differences.is_empty()).then_some((changed, differences))
@@ -401,6 +405,19 @@ pub(super) fn shown(state: &State, field: &Field, object: &Value) -> Option<Valu
         Shape::Items => items(value),
         Shape::Text | Shape::Flag | Shape::Number | Shape::Texts | Shape::Object => value.clone(),
     })
+}
+
+/// What of two lists of items is in one of them only: of long lists that is what people look for.
+fn without_common(old: &Value, new: &Value) -> (Option<Value>, Option<Value>) {
+    let texts = |items: &Value| -> BTreeSet<String> {
+        items.as_array().into_iter().flatten().map(Value::to_string).collect()
+    };
+    let only = |items: &Value, other: &Value| {
+        let other = texts(other);
+        let items = items.as_array().into_iter().flatten().filter(|item| !other.contains(&item.to_string()));
+        Some(items.cloned().collect::<Value>()).filter(|items| *items != serde_json::json!([]))
+    };
+    (only(old, new), only(new, old))
 }
 
 /// The items of a list as files have them: a text, or a value with its description.

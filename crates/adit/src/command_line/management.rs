@@ -13,16 +13,22 @@ pub(crate) enum ManagementAction {
     #[command(after_help = LOGIN_HELP)]
     Login(LoginArgs),
     /// Creates a tunnel and writes its credentials file
+    #[command(after_help = "Examples:\n  adit tunnel create k8s --credentials-file creds.json")]
     Create(CreateArgs),
     /// Lists tunnels and their connections
+    #[command(after_help = "Examples:\n  adit tunnel list\n  adit tunnel list --name-prefix k8s -o json")]
     List(ListArgs),
     /// Lists the connectors of a tunnel
+    #[command(after_help = "Examples:\n  adit tunnel info k8s")]
     Info(InfoArgs),
     /// Deletes tunnels
+    #[command(after_help = "Examples:\n  adit tunnel delete k8s\n  adit tunnel delete --force k8s")]
     Delete(DeleteArgs),
     /// Makes connectors of tunnels connect anew
+    #[command(after_help = "Examples:\n  adit tunnel cleanup k8s")]
     Cleanup(CleanupArgs),
     /// Prints the token by which a tunnel can be run
+    #[command(after_help = "Examples:\n  adit tunnel token k8s")]
     Token(TokenArgs),
     /// What leads to tunnels: host names, and networks by address
     Route {
@@ -160,6 +166,7 @@ pub(crate) struct TokenArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RouteAction {
     /// A public host name leads to a tunnel's ingress rules
+    #[command(after_help = "Examples:\n  adit tunnel route dns k8s app.example.com")]
     Dns {
         #[arg(value_name = "TUNNEL HOSTNAME", num_args = 0..)]
         arguments: Vec<String>,
@@ -168,6 +175,7 @@ pub(crate) enum RouteAction {
         overwrite_dns: bool,
     },
     /// Not supported: a tunnel's connections share its flows by themselves
+    #[command(after_help = "Examples:\n  adit tunnel route dns k8s app.example.com")]
     Lb {
         #[arg(value_name = "TUNNEL HOSTNAME POOL", num_args = 0..)]
         arguments: Vec<String>,
@@ -190,6 +198,7 @@ pub(crate) struct VnetFlag {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RouteIpAction {
     /// Routes a network, such as 198.51.100.0/24, through a tunnel
+    #[command(after_help = "Examples:\n  adit tunnel route ip add 198.51.100.0/24 k8s 'cluster network'")]
     Add {
         #[arg(value_name = "CIDR TUNNEL [COMMENT]", num_args = 0..)]
         arguments: Vec<String>,
@@ -197,9 +206,13 @@ pub(crate) enum RouteIpAction {
         vnet: VnetFlag,
     },
     /// Lists routes
-    #[command(alias = "list")]
+    #[command(
+        alias = "list",
+        after_help = "Examples:\n  adit tunnel route ip show\n  adit tunnel route ip show -o yaml"
+    )]
     Show(RouteShowArgs),
     /// Deletes a route, by its id or its network
+    #[command(after_help = "Examples:\n  adit tunnel route ip delete 198.51.100.0/24")]
     Delete {
         #[arg(value_name = "ROUTE", num_args = 0..)]
         arguments: Vec<String>,
@@ -207,6 +220,7 @@ pub(crate) enum RouteIpAction {
         vnet: VnetFlag,
     },
     /// Shows the route that an address takes
+    #[command(after_help = "Examples:\n  adit tunnel route ip get 198.51.100.101")]
     Get {
         #[arg(value_name = "IP", num_args = 0..)]
         arguments: Vec<String>,
@@ -242,6 +256,7 @@ pub(crate) struct RouteShowArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum VnetAction {
     /// Adds a virtual network
+    #[command(after_help = "Examples:\n  adit tunnel vnet add staging 'same addresses as production'")]
     Add {
         #[arg(value_name = "NAME [COMMENT]", num_args = 0..)]
         arguments: Vec<String>,
@@ -249,8 +264,10 @@ pub(crate) enum VnetAction {
         default: DefaultFlag,
     },
     /// Lists virtual networks
+    #[command(after_help = "Examples:\n  adit tunnel vnet list")]
     List(VnetListArgs),
     /// Deletes a virtual network
+    #[command(after_help = "Examples:\n  adit tunnel vnet delete staging")]
     Delete {
         #[arg(value_name = "VNET", num_args = 0..)]
         arguments: Vec<String>,
@@ -259,6 +276,7 @@ pub(crate) enum VnetAction {
         force: bool,
     },
     /// Changes a virtual network
+    #[command(after_help = "Examples:\n  adit tunnel vnet update staging --name test")]
     Update {
         #[arg(value_name = "VNET", num_args = 0..)]
         arguments: Vec<String>,

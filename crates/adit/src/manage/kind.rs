@@ -45,6 +45,8 @@ pub(crate) enum Writes {
     Hostname,
     /// There always is one: replaced by PUT.
     Singleton,
+    /// Created and deleted, never changed.
+    CreateOnly,
     /// Only deleted.
     DeleteOnly,
     /// Only read.
@@ -121,7 +123,7 @@ impl Kind {
     }
 
     pub(crate) const fn can_create(&self) -> bool {
-        matches!(self.writes, Writes::Patch | Writes::Replace | Writes::Hostname)
+        matches!(self.writes, Writes::Patch | Writes::Replace | Writes::Hostname | Writes::CreateOnly)
     }
 
     pub(crate) const fn can_edit(&self) -> bool {
@@ -129,7 +131,7 @@ impl Kind {
     }
 
     pub(crate) const fn can_delete(&self) -> bool {
-        matches!(self.writes, Writes::Patch | Writes::Replace | Writes::Hostname | Writes::DeleteOnly)
+        !matches!(self.writes, Writes::Singleton | Writes::Never)
     }
 
     /// Whether it can stand in files.
@@ -424,7 +426,30 @@ pub(crate) static KINDS: &[Kind] = &[
         path: Path::Account("tokens"),
         key: "name",
         key_help: "Its name",
-        fields: &[],
+        fields: &[
+            field(
+                "permissions",
+                "permission",
+                Shape::Texts,
+                When::RequiredCreation,
+                "What it may, such as 'Cloudflare Tunnel Write' or 'Zero Trust Read'; may be repeated",
+            ),
+            field(
+                "expires_on",
+                "expires_on",
+                Shape::Text,
+                When::Creation,
+                "Until when it is good, such as 2030-01-01T00:00:00Z; without it, until it is deleted",
+            ),
+            field("not_before", "not_before", Shape::Text, When::Creation, "From when on it is good"),
+            field(
+                "allow_from",
+                "allow_from",
+                Shape::Texts,
+                When::Creation,
+                "Addresses from which it may be used, such as 192.0.2.0/24; may be repeated",
+            ),
+        ],
         columns: &[
             ("ID", "id"),
             ("NAME", "name"),
@@ -432,8 +457,8 @@ pub(crate) static KINDS: &[Kind] = &[
             ("EXPIRES", "expires_on"),
             ("ISSUED", "issued_on"),
         ],
-        writes: Writes::DeleteOnly,
-        example: "delete token terraform",
+        writes: Writes::CreateOnly,
+        example: "create token terraform --permission 'Cloudflare Tunnel Write' --permission 'Zero Trust Write'",
     },
     Kind {
         name: "audit-record",

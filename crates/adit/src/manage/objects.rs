@@ -172,7 +172,7 @@ pub(crate) fn change(
             body.remove(kind.key);
             Operation { method: "PUT", path, body: Some(body.into()) }
         }
-        Writes::Patch | Writes::DeleteOnly | Writes::Never => {
+        Writes::Patch | Writes::CreateOnly | Writes::DeleteOnly | Writes::Never => {
             Operation { method: "PATCH", path, body: Some(body.into()) }
         }
     }

@@ -192,7 +192,21 @@ fn plain_or_quoted(text: &str) -> String {
     let begins = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
     let lower = text.to_ascii_lowercase();
     let word = ["null", "true", "false", "yes", "no", "on", "off", "y", "n"].contains(&lower.as_str());
-    if begins && !word && text.bytes().all(safe) { text.to_owned() } else { Value::from(text).to_string() }
+    if begins && !word && text.bytes().all(safe) {
+        return text.to_owned();
+    }
+    let mut quoted = String::new();
+    for letter in Value::from(text).to_string().chars() {
+        // What JSON may have as it is, and YAML may not: control characters, separators, marks of the order of bytes.
+        if letter.is_control()
+            || matches!(letter, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+        {
+            let _infallible = write!(quoted, "\\u{:04x}", u32::from(letter));
+        } else {
+            quoted.push(letter);
+        }
+    }
+    quoted
 }
 
 /// Between two columns.

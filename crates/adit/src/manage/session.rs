@@ -4,7 +4,7 @@
 //! or is in `ADIT_*`; the data directory of an `adit up` on this machine; the profile that `adit login` wrote; `CLOUDFLARE_*`,
 //! if they say where too. A typed `--account` or `--ca` goes before all of them.
 
-use std::io::{IsTerminal, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::problem::{Code, Problem};
+use super::progress::progress;
 use crate::management::client::{Address, Client, escape};
 use crate::management::session::trust;
 
@@ -246,7 +247,7 @@ fn right(flags: &InstallationFlags, variable: impl Fn(&str) -> Option<String>) -
 }
 
 /// Where the `adit up` of this directory listens, as it left it.
-fn data_url(data: &Path) -> Option<String> {
+pub(crate) fn data_url(data: &Path) -> Option<String> {
     read(&data.join(crate::up::URL_FILE)).ok()
 }
 
@@ -282,28 +283,6 @@ pub(crate) fn write_secret(path: &Path, text: &str) -> Result<(), Problem> {
         std::fs::rename(&beside, path)
     };
     write().map_err(|error| Problem::new(Code::Failed, format!("cannot write {}: {error}", path.display())))
-}
-
-/// Waits, and says so on a terminal once it takes longer than a second.
-async fn progress<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let mut future = std::pin::pin!(future);
-    if !std::io::stderr().is_terminal() {
-        return future.await;
-    }
-    let mut seconds = 0_u32;
-    let done = loop {
-        tokio::select! {
-            done = &mut future => break done,
-            () = tokio::time::sleep(Duration::from_secs(1)) => {
-                seconds += 1;
-                let _gone = write!(std::io::stderr(), "\r{what}: {seconds} s");
-            }
-        }
-    };
-    if seconds > 0 {
-        let _gone = write!(std::io::stderr(), "\r\x1b[K");
-    }
-    done
 }
 
 /// A value of a query or a path.

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::failure::Failure;
+use crate::manage::progress::progress;
 
 /// Where the API is, and by what right.
 pub(crate) struct Client {
@@ -138,8 +139,9 @@ impl Client {
     }
 
     async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, Failure> {
-        let answer = tokio::time::timeout(CALL_DEADLINE, self.exchange(method, path, body)).await;
         let api = format!("{}:{}", self.at.host, self.at.port);
+        let answer = tokio::time::timeout(CALL_DEADLINE, self.exchange(method, path, body));
+        let answer = progress(&format!("waiting for {api}"), answer).await;
         let answer = match answer {
             Ok(answer) => answer.with_context(|| format!("cannot reach the API at {api}")),
             Err(_) => Err(anyhow::anyhow!("the API at {api} did not answer within 15 s")),

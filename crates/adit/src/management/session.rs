@@ -15,6 +15,7 @@ use super::client::{Address, Client, Query};
 use super::failure::Failure;
 use super::object::Tunnel;
 use crate::command_line::{ApiFlags, TunnelFlags};
+use crate::manage::session::{data_url, with_base};
 
 /// The flags of one command.
 pub(super) struct Session<'a> {
@@ -53,8 +54,10 @@ impl Session<'_> {
     /// The client, and where its `cert.pem` was found.
     pub(super) fn enter(&self) -> Result<Entry, Failure> {
         let right = self.right()?;
-        let url = self.api.api_url.as_deref().or(right.url.as_deref()).unwrap_or(DEFAULT_URL);
-        let at = Address::parse("--api-url", url)?;
+        let given = self.api.api_url.clone().or(right.url);
+        let of_data = || self.api.data.as_deref().and_then(data_url).map(|url| with_base(&url));
+        let url = given.or_else(of_data).unwrap_or_else(|| DEFAULT_URL.to_owned());
+        let at = Address::parse("--api-url", &url)?;
         let tls = if at.secure { Some(self.trust(right.trusted.as_deref())?) } else { None };
         let per_page = self.api.max_fetch_size.and_then(|rows| usize::try_from(rows).ok());
         Ok(Entry {
