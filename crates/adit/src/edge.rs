@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_edge::{Certificates, Edge, EdgeConfig, Ends, PeerIdentity};
+use adit_edge::{Certificates, DEFAULT_MAX_STALENESS, Edge, EdgeConfig, Ends, Freshness, PeerIdentity};
 use adit_model::{ChangeBatch, PublicHostname, Record};
 use adit_store::{NodeDatabase, NodeRecord};
 use adit_transport::tls::Identity;
@@ -113,9 +113,10 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         peer: Some(PeerIdentity { node: enrolled.node, identity: enrolled.identity()? }),
     };
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let joining = join(&member, &tasks, &stop);
+    let freshness = Arc::new(Freshness::new(DEFAULT_MAX_STALENESS, Duration::ZERO));
+    let joining = join(&member, &freshness, &tasks, &stop);
     let Some(ends) = signal.run_until_cancelled(joining).await else { return Ok(()) };
-    let edge = Arc::new(Edge::start(config, ends?).await.map_err(with_hint)?);
+    let edge = Arc::new(Edge::start_bounded(config, ends?, freshness).await.map_err(with_hint)?);
     let health = Some(Arc::clone(&member.health));
     tasks.spawn(listener::serve(metrics, Arc::clone(&edge), health, stop.clone()));
     tracing::info!(
@@ -159,7 +160,12 @@ fn member(settings: &Settings, enrolled: &Enrolled) -> anyhow::Result<Member> {
 }
 
 /// Joins the edge and the database: waits for a state to decide by, then changes and commands one way, records the other.
-async fn join(member: &Member, tasks: &TaskTracker, stop: &CancellationToken) -> anyhow::Result<Ends> {
+async fn join(
+    member: &Member,
+    freshness: &Arc<Freshness>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<Ends> {
     let (changes_in, changes) = mpsc::channel(CHANGES);
     let (commands_in, commands) = mpsc::channel(COMMANDS);
     let (records, records_out) = mpsc::channel(RECORDS);
@@ -169,7 +175,7 @@ async fn join(member: &Member, tasks: &TaskTracker, stop: &CancellationToken) ->
     tasks.spawn(member.clone().show(stop.clone()));
     tasks.spawn(member.clone().learn(changes_in.clone(), stop.clone()));
     tasks.spawn(member.clone().obey(commands_in, stop.clone()));
-    tasks.spawn(follow(member.clone(), number, changes_in, stop.clone()));
+    tasks.spawn(follow(member.clone(), number, changes_in, Arc::clone(freshness), stop.clone()));
     tasks.spawn(take_records(member.clone(), records_out, stop.clone()));
     Ok(Ends { changes, commands, records })
 }
@@ -209,17 +215,25 @@ async fn follow(
     member: Member,
     mut number: u64,
     changes: mpsc::Sender<ChangeBatch>,
+    freshness: Arc<Freshness>,
     stop: CancellationToken,
 ) {
     let mut notices = member.database.change_notices();
     loop {
-        let batches = member.health.note(member.database.changes_after(number).await).unwrap_or_default();
+        let read = member.health.note(member.database.changes_after(number).await);
+        let reached = read.is_some();
+        let batches = read.unwrap_or_default();
         let more = !batches.is_empty();
         for batch in batches {
             number = batch.number;
             if changes.send(batch).await.is_err() {
                 return;
             }
+        }
+        if reached {
+            freshness.confirm();
+        } else {
+            freshness.fail();
         }
         tokio::select! {
             () = notices.wait(), if !more => {}
