@@ -107,16 +107,29 @@ impl Chain {
 
     /// Everything: an edge, a tunnel with the private networks and three connectors, and an enrolled, connected agent.
     pub async fn start() -> Result<Self> {
-        let mut chain = Self::with_connectors(3).await?;
-        chain.start_agent().await?;
-        chain.enroll().await?;
-        chain.wait_for_agent("connected").await?;
+        let mut chain = Self::new()?;
+        chain.start_all().await?;
         Ok(chain)
     }
 
     /// Everything but the agent.
     pub async fn with_connectors(count: usize) -> Result<Self> {
         let mut chain = Self::new()?;
+        chain.start_with_connectors(count).await?;
+        Ok(chain)
+    }
+
+    /// Starts everything on these hosts.
+    pub async fn start_all(&mut self) -> Result<()> {
+        self.start_with_connectors(3).await?;
+        self.start_agent().await?;
+        self.enroll().await?;
+        self.wait_for_agent("connected").await?;
+        Ok(())
+    }
+
+    async fn start_with_connectors(&mut self, count: usize) -> Result<()> {
+        let chain = self;
         chain.start_edge().await?;
         let tunnel = chain.create_tunnel("api-zt").await?;
         chain.create_route(&tunnel, PRIVATE_V4).await?;
@@ -125,7 +138,7 @@ impl Chain {
             chain.start_connector(&tunnel)?;
         }
         chain.wait_for_connections(&tunnel, count * CONNECTIONS).await?;
-        Ok(chain)
+        Ok(())
     }
 
     /// The `adit` that the chain runs.

@@ -154,6 +154,14 @@ impl<'a> Session<'a> {
         Ok(self)
     }
 
+    /// The same, trusting another authority.
+    pub fn trusting(self, ca: &Path) -> Result<Self> {
+        let mut config: Value = serde_json::from_slice(&fs::read(&self.kubeconfig)?)?;
+        config["clusters"][0]["cluster"]["certificate-authority"] = json!(ca);
+        fs::write(&self.kubeconfig, serde_json::to_vec_pretty(&config)?)?;
+        Ok(self)
+    }
+
     /// The kubectl that it uses.
     pub fn kubectl(&self) -> &Kubectl {
         &self.kubectl

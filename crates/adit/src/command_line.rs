@@ -175,6 +175,10 @@ pub(crate) struct UpFlags {
     /// PEM key of the certificate; as often as --certificate
     #[arg(long, env = "ADIT_CERTIFICATE_KEY", value_name = "FILE", value_delimiter = ',')]
     pub(crate) certificate_key: Vec<PathBuf>,
+    /// PEM file of authorities that sign private origins, beside the system's: where TLS is inspected, origins are verified
+    /// by them; may be repeated
+    #[arg(long, env = "ADIT_ORIGIN_ROOTS", value_name = "FILE", value_delimiter = ',')]
+    pub(crate) origin_roots: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) log: LogFlags,
 }

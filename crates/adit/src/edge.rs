@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::certificates::Supplied;
 use crate::command_line::{DatabaseUrl, LogFlags};
+use crate::inspection::NoAuthorities;
 use crate::nodes::Member;
 use crate::nodes::enrolment::Enrolment;
 use crate::nodes::identity::Enrolled;
@@ -108,6 +109,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         tunnel_identity: enrolled.identity()?,
         names: with(&enrolled.hosts, &["localhost", "127.0.0.1", "::1"]),
         certificates: Arc::new(Files(supplied)),
+        inspection: Arc::new(NoAuthorities),
         management: axum::Router::new(),
         enrolment: axum::Router::new(),
         peer: Some(PeerIdentity { node: enrolled.node, identity: enrolled.identity()? }),

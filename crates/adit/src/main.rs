@@ -13,6 +13,7 @@ mod certificates;
 mod command_line;
 mod edge;
 mod ingress;
+mod inspection;
 mod listener;
 mod log;
 mod manage;

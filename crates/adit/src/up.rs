@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use adit_control::Control;
-use adit_edge::{Edge, EdgeConfig, Ends, Freshness, PeerIdentity};
+use adit_edge::{Edge, EdgeConfig, Ends, Freshness, InspectionAuthorities, PeerIdentity};
 use adit_model::{ChangeBatch, Command, Filter, Record};
 use adit_store::{Feed, NodeDatabase, Store};
 use anyhow::Context;
@@ -19,6 +19,7 @@ use crate::account::socket::Socket;
 use crate::authority::Authority;
 use crate::certificates::{HostCertificates, Supplied};
 use crate::command_line::UpFlags;
+use crate::inspection::Authorities;
 use crate::nodes::{self, Member, Open};
 use crate::{listener, log, shutdown, threads};
 use settings::Settings;
@@ -65,6 +66,11 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             database: nodes::enrolment::without_user(url.reveal()),
         }));
     }
+    let roots = settings.origin_roots.iter().map(|path| {
+        std::fs::read(path).with_context(|| format!("origin-roots: cannot read {}", path.display()))
+    });
+    let inspection =
+        Arc::new(Authorities::new(control.store().clone(), &roots.collect::<Result<Vec<_>, _>>()?)?);
     let config = EdgeConfig {
         node: settings.node.clone(),
         https: settings.https,
@@ -73,6 +79,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         tunnel_identity: authority.identity(&settings.connector_names())?,
         names: settings.served_names(),
         certificates: Arc::new(certificates),
+        inspection: Arc::clone(&inspection) as Arc<dyn InspectionAuthorities>,
         management,
         enrolment: adit_control::device::router(control.clone()),
         peer,
@@ -80,7 +87,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
     let freshness = Arc::new(Freshness::new(settings.max_staleness, std::time::Duration::ZERO));
-    let ends = join(&control, member.as_ref(), &freshness, &tasks, &stop).await?;
+    let ends = join(&control, (member.as_ref(), inspection), &freshness, &tasks, &stop).await?;
     let url = settings.url();
     match Socket::bind(&settings.data) {
         Ok(socket) => drop(tasks.spawn(socket.serve(control.store().clone(), url, stop.clone()))),
@@ -105,7 +112,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         "adit is up"
     );
     for (filter, rules) in control.store().rule_enabled_counts().await? {
-        if filter != Filter::L4 {
+        if !matches!(filter, Filter::L4 | Filter::Http) {
             tracing::warn!(
                 %filter, rules,
                 "enabled gateway rules are not enforced: this version stores rules of this filter and does not apply them yet"
@@ -168,7 +175,7 @@ pub(crate) fn try_ports(https: SocketAddr, tunnel: SocketAddr) -> anyhow::Result
 /// Joins control plane and edge: changes and commands one way, records the other.
 async fn join(
     control: &Control,
-    member: Option<&Member>,
+    (member, inspection): (Option<&Member>, Arc<Authorities>),
     freshness: &Arc<Freshness>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -177,6 +184,7 @@ async fn join(
     let (commands_in, commands) = mpsc::channel(COMMANDS);
     let (records, records_out) = mpsc::channel(RECORDS);
     let (state, feed) = control.subscribe().await?;
+    inspection.prepare(&state).await;
     changes_in.try_send(state).context("a new channel has room")?;
     if let Some(member) = member {
         tasks.spawn(member.clone().show(stop.clone()));
@@ -185,7 +193,7 @@ async fn join(
         tasks.spawn(nodes::reports::commands(control.clone(), member.clone(), stop.clone()));
         tasks.spawn(nodes::reports::records(control.clone(), member.clone(), stop.clone()));
     }
-    tasks.spawn(feed_changes(feed, changes_in, Arc::clone(freshness), stop.clone()));
+    tasks.spawn(feed_changes(feed, (changes_in, inspection), Arc::clone(freshness), stop.clone()));
     tasks.spawn(pass_commands(control.commands(), commands_in, stop.clone()));
     let open = member.map(|member| Arc::clone(&member.open));
     tasks.spawn(take_records(control.clone(), open, records_out, stop.clone()));
@@ -194,7 +202,7 @@ async fn join(
 
 async fn feed_changes(
     mut feed: Feed,
-    changes: mpsc::Sender<ChangeBatch>,
+    (changes, inspection): (mpsc::Sender<ChangeBatch>, Arc<Authorities>),
     freshness: Arc<Freshness>,
     stop: CancellationToken,
 ) {
@@ -208,10 +216,11 @@ async fn feed_changes(
                 if !freshness.is_reached() {
                     tracing::info!("the change log can be read again");
                 }
-                if let Some(batch) = next
-                    && changes.send(batch).await.is_err()
-                {
-                    return;
+                if let Some(batch) = next {
+                    inspection.prepare(&batch).await;
+                    if changes.send(batch).await.is_err() {
+                        return;
+                    }
                 }
                 freshness.confirm();
             }

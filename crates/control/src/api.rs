@@ -16,6 +16,7 @@ mod configuration;
 mod connectivity;
 mod device;
 pub(crate) mod envelope;
+mod gateway;
 mod ingress;
 mod list;
 mod management;

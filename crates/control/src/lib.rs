@@ -11,6 +11,7 @@
 pub mod accounts;
 pub mod api;
 pub mod device;
+pub mod inspection;
 mod install;
 mod limiter;
 mod live;

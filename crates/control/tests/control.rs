@@ -15,6 +15,8 @@ mod batch;
 mod concurrency;
 #[path = "control/device.rs"]
 mod device;
+#[path = "control/gateway.rs"]
+mod gateway;
 #[path = "control/http_rules.rs"]
 mod http_rules;
 #[path = "control/ingress.rs"]

@@ -5,10 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use adit_model::{NodeId, PublicHostname};
+use adit_model::{AccountId, NodeId, PublicHostname};
 use adit_transport::quic::EndpointError;
 use adit_transport::tls::{Identity, TlsError};
 use axum::Router;
+use rustls::RootCertStore;
 
 /// A checked configuration: nothing in it is left to be defaulted.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct EdgeConfig {
     pub names: Vec<String>,
     /// What gives the certificates of public host names.
     pub certificates: Arc<dyn Certificates>,
+    /// What makes the certificates that are shown where TLS is opened.
+    pub inspection: Arc<dyn InspectionAuthorities>,
     /// What API clients and browsers are served. Requests carry the peer's [`SocketAddr`] as an extension.
     pub management: Router,
     /// What serves enrolment to devices. Requests carry the peer's [`SocketAddr`] and an
@@ -51,6 +54,15 @@ pub struct PeerIdentity {
 pub trait Certificates: fmt::Debug + Send + Sync {
     /// The certificate to show for this name. `None`: the name is not served.
     fn certificate(&self, hostname: &PublicHostname) -> Option<Identity>;
+}
+
+/// Makes the certificates that devices are shown where their TLS is opened, by an authority of their account.
+pub trait InspectionAuthorities: fmt::Debug + Send + Sync {
+    /// A certificate for this host name or address. `None`: the account's TLS cannot be opened here, and does not pass.
+    fn leaf(&self, account: AccountId, name: &str) -> Option<Identity>;
+
+    /// Whom origins are trusted by.
+    fn roots(&self) -> Arc<RootCertStore>;
 }
 
 /// An edge could not start.

@@ -28,11 +28,19 @@ pub(crate) struct Ahead<R> {
 
 /// Accepts a flow and reads what its client says first. `None` if the device has gone.
 pub(crate) async fn hold<A: Asked>(asked: A) -> Option<(FirstBytes, Held<A::Reader, A::Writer>)> {
-    let Duplex { mut reader, writer } = asked.accept().await?;
+    let (first, near) = read_ahead(asked.accept().await?).await?;
+    Some((first, Held { near }))
+}
+
+/// Reads what a client says first. `None` if it has gone.
+pub(crate) async fn read_ahead<R: ReadChunk, W>(
+    near: Duplex<R, W>,
+) -> Option<(FirstBytes, Duplex<Ahead<R>, W>)> {
+    let Duplex { mut reader, writer } = near;
     let deadline = Instant::now() + FIRST_BYTES_DEADLINE;
     let (first, read, ended) = read(&mut reader, deadline).await.ok()?;
     let read = (!read.is_empty()).then_some(read);
-    Some((first, Held { near: Duplex::new(Ahead { read, ended, reader }, writer) }))
+    Some((first, Duplex { reader: Ahead { read, ended, reader }, writer }))
 }
 
 /// Reads until it is known what the client speaks. Also says whether the client has ended its direction.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use adit_model::{
-    ConnectionId, FirstBytes, FlowEnd, FlowFacts, FlowId, FlowRecord, NodeId, Protocol, Refusal, RuleId,
+    ConnectionId, FirstBytes, FlowEnd, FlowFacts, FlowId, FlowRecord, InspectionRecord, NodeId, Protocol,
+    Refusal, RuleId,
 };
 use adit_policy::{Decision, Known, Permit, Snapshot};
 use adit_transport::datagram::{DatagramFlow, ExchangeEnd, Exchanged, exchange};
@@ -20,6 +21,7 @@ use uuid::Uuid;
 use crate::Shared;
 use crate::dial::{Dialled, DialledDatagrams, NotDialled, Order, Reach, dial, dial_datagrams};
 use crate::first_bytes::hold;
+use crate::inspection::{self, Inspected, Looked};
 use crate::limits::DATAGRAM_IDLE;
 use crate::sessions::{Cut, Session};
 
@@ -54,6 +56,7 @@ pub(crate) struct Outcome {
     connection: Option<ConnectionId>,
     relayed_to: Option<NodeId>,
     pub(crate) carried: Exchanged,
+    inspection: Option<InspectionRecord>,
 }
 
 /// Carries one flow from its request to its record.
@@ -65,7 +68,14 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
     let mut outcome = Outcome::default();
     let snapshot = shared.snapshots.current();
     let number = snapshot.number();
-    let way = Way { shared: &shared, facts: &facts, session: &session, id, snapshot: number };
+    let way = Way {
+        shared: &shared,
+        facts: &facts,
+        session: &session,
+        id,
+        snapshot: number,
+        looks: snapshot.looks_into_flows(facts.account),
+    };
     let (end, rule) = decided(way, snapshot, asked, &mut outcome).await;
     // Step 8, record.
     let dialled = outcome.permit.map(|permit| permit.destination);
@@ -90,6 +100,7 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
         datagrams_down: outcome.carried.datagrams_down,
         began,
         lasted: clock.elapsed(),
+        inspection: outcome.inspection,
         end,
     });
     shared.metrics.flow_ended(end, outcome.carried.bytes_up, outcome.carried.bytes_down, recorded);
@@ -98,12 +109,14 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
 /// A flow and its way.
 #[derive(Clone, Copy)]
 struct Way<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     facts: &'a FlowFacts,
     session: &'a Session,
     id: FlowId,
     /// The number of the snapshot that decides.
     snapshot: u64,
+    /// Whether its bytes are looked into.
+    looks: bool,
 }
 
 /// Step 4, decide, and step 6, route: by one snapshot, whatever changes meanwhile. How the flow ended, and by which rule.
@@ -178,6 +191,10 @@ async fn permitted<A: Asked>(way: Way<'_>, permit: Permit, asked: A, outcome: &m
         Protocol::Tcp => {
             let dialling = dial(way.shared, order, permit.destination);
             match dialled(dialling, &way, &ended, asked, outcome).await {
+                // Boxed: most flows are not looked into, and are not to be as large as those that are.
+                Ok((dialled, asked)) if way.looks => {
+                    Box::pin(looked_into(way, permit, dialled, asked, &ended, outcome)).await
+                }
                 Ok((dialled, asked)) => stream(dialled, asked, &ended, outcome).await,
                 Err(end) => return end,
             }
@@ -214,6 +231,27 @@ async fn dialled<A: Asked, D>(
             Err(end_of(way.session.why()))
         }
     }
+}
+
+/// Step 5, inspect: carries a TCP flow of an account that looks into its flows. `None` if it was cut.
+async fn looked_into<A: Asked>(
+    way: Way<'_>,
+    permit: Permit,
+    dialled: Dialled,
+    asked: A,
+    ended: &CancellationToken,
+    outcome: &mut Outcome,
+) -> Option<FlowEnd> {
+    (outcome.connection, outcome.relayed_to) = (dialled.via.connection(), dialled.via.relayed_to());
+    let Some(near) = asked.accept().await else {
+        return Some(FlowEnd::ResetByDevice);
+    };
+    let looked = Looked { shared: way.shared, facts: way.facts, id: way.id, destination: permit.destination };
+    let mut inspected = Inspected::default();
+    let end = inspection::carry(looked, near, dialled, ended, &mut inspected).await;
+    (outcome.carried.bytes_up, outcome.carried.bytes_down) = (inspected.passed.up, inspected.passed.down);
+    outcome.inspection = inspected.record;
+    end
 }
 
 /// Carries a TCP flow. `None` if it was cut.

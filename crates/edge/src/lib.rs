@@ -22,6 +22,7 @@ mod flow;
 mod freshness;
 mod hostname;
 mod ingress;
+mod inspection;
 mod kept;
 mod limits;
 mod metrics;
@@ -45,7 +46,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use config::{Certificates, EdgeConfig, PeerIdentity, StartError};
+pub use config::{Certificates, EdgeConfig, InspectionAuthorities, PeerIdentity, StartError};
 #[doc(hidden)]
 pub use datagram::fuzz_echo_reply;
 pub use freshness::{DEFAULT_MAX_STALENESS, Freshness};
@@ -69,6 +70,8 @@ pub(crate) struct Shared {
     /// Other edge nodes.
     pub(crate) peers: peer::Peers,
     pub(crate) sessions: Sessions,
+    /// Certificates for TLS that is opened.
+    pub(crate) leaves: inspection::Leaves,
     /// Public host names in use.
     pub(crate) hostnames: Arc<Hostnames>,
     pub(crate) records: record::Recorder,
@@ -127,6 +130,7 @@ impl Edge {
             connections: Connections::default(),
             peers: peer::Peers::new(config.peer.as_ref().map(|peer| peer.node)),
             sessions: Sessions::default(),
+            leaves: inspection::Leaves::new(config.inspection),
             hostnames: Arc::new(Hostnames::new(config.certificates)),
             records: record::Recorder::new(ends.records),
             tasks: TaskTracker::new(),

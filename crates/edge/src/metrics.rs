@@ -39,6 +39,12 @@ struct ClassLabel {
     class: End,
 }
 
+/// What was done with a request, as a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ActionLabel {
+    action: End,
+}
+
 /// Counters and gauges of one edge node.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -58,6 +64,7 @@ pub struct Metrics {
     retries: Counter<u64, AtomicU64>,
     relayed: Family<DirectionLabel, Counter>,
     peers: Gauge,
+    inspected_requests: Family<ActionLabel, Counter>,
 }
 
 impl Metrics {
@@ -69,6 +76,11 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register_collector(Box::new(Shown(Arc::clone(&self.freshness))));
         registry.register("adit_edge_flows", "Flows that ended, by how", self.flows.clone());
+        registry.register(
+            "adit_edge_inspected_requests",
+            "Requests inside of flows that were looked into, by what was done with them",
+            self.inspected_requests.clone(),
+        );
         registry.register("adit_edge_open_flows", "Flows open now", self.open_flows.clone());
         registry.register(
             "adit_edge_flow_bytes",
@@ -149,6 +161,10 @@ impl Metrics {
         if !recorded {
             self.records_dropped.inc();
         }
+    }
+
+    pub(crate) fn inspected_request(&self, action: &'static str) {
+        self.inspected_requests.get_or_create(&ActionLabel { action: End(action) }).inc();
     }
 
     pub(crate) fn request_began(&self) {

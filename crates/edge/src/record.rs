@@ -3,6 +3,8 @@
 use adit_model::{FlowEnd, FlowRecord, Record, RequestRecord};
 use tokio::sync::mpsc;
 
+use crate::inspection::CERTIFICATE_HINT;
+
 /// Where records go. A full queue drops flow records, counted, rather than hold up flows; reports of connections wait.
 #[derive(Debug)]
 pub(crate) struct Recorder {
@@ -35,6 +37,10 @@ impl Recorder {
 }
 
 fn log(record: &FlowRecord) {
+    let inspection = record.inspection.as_ref();
+    let wants =
+        record.end == FlowEnd::ClientTlsError && inspection.is_some_and(|found| found.wants_certificate);
+    let hint = wants.then_some(CERTIFICATE_HINT);
     let overridden_by = record.overridden_by.map(tracing::field::display);
     let rule = record.rule.map(tracing::field::display);
     let route = record.route.map(tracing::field::display);
@@ -60,6 +66,13 @@ fn log(record: &FlowRecord) {
         datagrams_up = record.datagrams_up,
         datagrams_down = record.datagrams_down,
         milliseconds = u64::try_from(record.lasted.as_millis()).unwrap_or(u64::MAX),
+        inspection = inspection.map(|found| found.treatment),
+        bypassed_by = inspection.and_then(|found| found.rule).map(tracing::field::display),
+        server_name = inspection.and_then(|found| found.server_name.as_deref()),
+        detected = inspection.and_then(|found| found.protocol),
+        validation = inspection.and_then(|found| found.validation),
+        tls_error = inspection.and_then(|found| found.error.as_deref()),
+        hint,
         "flow"
     );
 }

@@ -29,7 +29,7 @@ use uuid::Uuid;
 use crate::datagram::FarDatagrams;
 use crate::dial::{self, Dialled, DialledDatagrams, NotDialled, Order, OriginExchange, OriginRequest, Reach};
 use crate::far::FarReader;
-use crate::{Certificates, Edge, EdgeConfig, Ends, PeerIdentity};
+use crate::{Certificates, Edge, EdgeConfig, Ends, InspectionAuthorities, PeerIdentity};
 
 /// Longest that anything may take that is waited for.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -61,6 +61,16 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 /// There are no public host names here.
 #[derive(Debug)]
 struct NoCertificates;
+
+impl InspectionAuthorities for NoCertificates {
+    fn leaf(&self, _account: AccountId, _name: &str) -> Option<Identity> {
+        None
+    }
+
+    fn roots(&self) -> Arc<rustls::RootCertStore> {
+        Arc::new(rustls::RootCertStore::empty())
+    }
+}
 
 impl Certificates for NoCertificates {
     fn certificate(&self, _: &PublicHostname) -> Option<Identity> {
@@ -113,6 +123,7 @@ impl Bench {
             tunnel_identity: identity(),
             names: vec!["edge.test".into()],
             certificates: Arc::new(NoCertificates),
+            inspection: Arc::new(NoCertificates),
             management: axum::Router::new(),
             enrolment: axum::Router::new(),
             peer,

@@ -10,11 +10,14 @@ use crate::first_bytes::{Seen, seen};
 pub(crate) struct ClientHello {
     /// The name as it was sent.
     pub(crate) server_name: Option<String>,
+    /// The application protocols that are offered; what is no text is none that is known here.
+    pub(crate) application_protocols: Vec<String>,
 }
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
+const APPLICATION_PROTOCOLS: u16 = 16;
 const HOST_NAME: u8 = 0;
 /// Longest record (RFC 8446, section 5.1).
 const MAX_RECORD: usize = 1 << 14;
@@ -75,19 +78,35 @@ fn parse(body: &[u8]) -> Option<ClientHello> {
     let _session = reader.vector_u8()?;
     let _suites = reader.vector_u16()?;
     let _compression = reader.vector_u8()?;
+    let mut hello = ClientHello { server_name: None, application_protocols: Vec::new() };
     if reader.0.is_empty() {
         // Extensions may be missing altogether (RFC 5246, section 7.4.1.2).
-        return Some(ClientHello { server_name: None });
+        return Some(hello);
     }
     let mut extensions = Reader(reader.vector_u16()?);
     while !extensions.0.is_empty() {
         let kind = extensions.u16()?;
         let content = extensions.vector_u16()?;
-        if kind == SERVER_NAME {
-            return Some(ClientHello { server_name: host_name(content) });
+        match kind {
+            SERVER_NAME if hello.server_name.is_none() => hello.server_name = host_name(content),
+            APPLICATION_PROTOCOLS => {
+                hello.application_protocols = application_protocols(content).unwrap_or_default();
+            }
+            _ => {}
         }
     }
-    Some(ClientHello { server_name: None })
+    Some(hello)
+}
+
+/// The offered protocols (RFC 7301, section 3.1).
+fn application_protocols(content: &[u8]) -> Option<Vec<String>> {
+    let mut list = Reader(Reader(content).vector_u16()?);
+    let mut protocols = Vec::new();
+    while !list.0.is_empty() {
+        let id = list.vector_u8()?;
+        protocols.push(String::from_utf8_lossy(id).into_owned());
+    }
+    Some(protocols)
 }
 
 /// The first host name of the list; a list that has none, or is none, names nobody.

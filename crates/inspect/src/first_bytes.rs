@@ -33,14 +33,15 @@ pub fn recognise(bytes: &[u8], ended: bool) -> Option<FirstBytes> {
     match client_hello::read(bytes) {
         Seen::Yes(hello) => {
             let server_name = hello.server_name.as_deref().and_then(canonical);
-            return Some(FirstBytes { server_name, protocol: Some("tls") });
+            let application_protocols = hello.application_protocols;
+            return Some(FirstBytes { server_name, protocol: Some("tls"), application_protocols });
         }
         Seen::More if !last => return None,
         Seen::More | Seen::No => {}
     }
     for (protocol, speaks) in PROTOCOLS {
         match speaks(bytes) {
-            Seen::Yes(()) => return Some(FirstBytes { server_name: None, protocol: Some(protocol) }),
+            Seen::Yes(()) => return Some(FirstBytes { protocol: Some(protocol), ..FirstBytes::default() }),
             Seen::More if !last => return None,
             Seen::More | Seen::No => {}
         }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::address::Cidr;
+use crate::gateway::GatewaySettings;
 use crate::hostname::PublicHostname;
 use crate::id::{
     AccountId, ConnectorId, DeviceId, ListId, NodeId, RegistrationId, RouteId, RuleId, ServiceTokenId,
@@ -183,6 +184,8 @@ pub enum Change {
     },
     /// A rule is new or has other content.
     RulePut(Box<Rule>),
+    /// An account's gateway has other settings.
+    GatewaySettingsPut(GatewaySettings),
     /// A rule is gone.
     RuleRemoved {
         /// Which.

@@ -89,6 +89,15 @@ pub struct FirstBytes {
     pub server_name: Option<String>,
     /// The protocol, by its name in rules (policy language, 7.2): `tls`, `http`, `ssh`, …
     pub protocol: Option<&'static str>,
+    /// The application protocols that the ClientHello offers (RFC 7301).
+    pub application_protocols: Vec<String>,
+}
+
+impl FirstBytes {
+    /// Whether the ClientHello offers this application protocol.
+    pub fn offers(&self, protocol: &str) -> bool {
+        self.application_protocols.iter().any(|offered| offered == protocol)
+    }
 }
 
 /// Why a flow ended before it carried a byte. Every refusal reaches the program that asked, at once, as TCP would say it.

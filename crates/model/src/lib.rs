@@ -8,7 +8,9 @@ mod address;
 mod change;
 mod duration;
 mod flow;
+mod gateway;
 mod hostname;
+mod http;
 mod id;
 mod list;
 mod record;
@@ -22,15 +24,17 @@ pub use change::{
 };
 pub use duration::{GoDuration, NotADuration};
 pub use flow::{FirstBytes, FlowFacts, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
+pub use gateway::{GatewaySettings, InspectionMode, NonHttpTls};
 pub use hostname::{HostnameError, PublicHostname};
+pub use http::{RequestFacts, ResponseFacts};
 pub use id::{
     AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, ListId, MemberId, NodeId,
     RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
 };
 pub use list::{List, ListItemsChange, ListKind, UnknownListKind};
 pub use record::{
-    ConnectionClosed, ConnectionOpened, FlowEnd, FlowRecord, LocalConfiguration, Record, RegistrationSeen,
-    RequestEnd, RequestRecord,
+    ConnectionClosed, ConnectionOpened, FlowEnd, FlowRecord, InspectionRecord, LocalConfiguration, Record,
+    RegistrationSeen, RequestEnd, RequestRecord,
 };
 #[doc(hidden)]
 pub use rule::fuzz_schedule;

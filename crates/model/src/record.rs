@@ -131,8 +131,30 @@ pub struct FlowRecord {
     pub began: SystemTime,
     /// How long it lasted.
     pub lasted: Duration,
+    /// What was found in it, if it was looked into.
+    pub inspection: Option<InspectionRecord>,
     /// Why it ended.
     pub end: FlowEnd,
+}
+
+/// What was found in a flow that was looked into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InspectionRecord {
+    /// What was done: `opened` and `read` were judged; `bypassed` by a rule, `not-http` and `passed` were not; `refused`
+    /// might have been neither.
+    pub treatment: &'static str,
+    /// The rule that let it pass unopened.
+    pub rule: Option<RuleId>,
+    /// The name in the client's hello.
+    pub server_name: Option<String>,
+    /// The protocol that the client speaks.
+    pub protocol: Option<&'static str>,
+    /// What was found of the origin's certificate.
+    pub validation: Option<&'static str>,
+    /// Whether the origin asked for a certificate of the client.
+    pub wants_certificate: bool,
+    /// Why a handshake failed, if one did.
+    pub error: Option<String>,
 }
 
 /// Why a flow ended.
@@ -150,6 +172,8 @@ pub enum FlowEnd {
     Revoked,
     /// The edge is stopping.
     EdgeStopping,
+    /// The client did not finish its TLS with the edge: most often it does not trust the account's authority.
+    ClientTlsError,
     /// It never began.
     Refused(Refusal),
 }
@@ -164,6 +188,7 @@ impl FlowEnd {
             Self::ResetByDestination => "reset-by-destination",
             Self::Revoked => "registration-revoked",
             Self::EdgeStopping => "edge-stopping",
+            Self::ClientTlsError => "client-tls-error",
             Self::Refused(refusal) => refusal.as_str(),
         }
     }

@@ -1,13 +1,15 @@
-//! The facts of a flow, as rules of the `l4` filter ask them (policy language, 7.2).
+//! The facts of a flow and of a request, as rules of the filters `l4` and `http` ask them (policy language, 7.2 and 7.3).
 //!
 //! What is known at the first packet comes from [`FlowFacts`]; what the client's first bytes say, from [`FirstBytes`]. A
 //! field that nothing fills in here is missing for every flow: [`never_supplied`] says of which fields of an
 //! expression that is true, so that whoever writes a rule can be told. No bytes are read here.
 
-use adit_expr::{Fact, Facts, Slot, Texts};
-use adit_model::{FirstBytes, FlowFacts, VirtualNetworkId};
+use std::net::IpAddr;
 
-use crate::scheme::{SLOTS, field, flow_phase, slot};
+use adit_expr::{Fact, Facts, Slot, Texts};
+use adit_model::{FirstBytes, FlowFacts, RequestFacts};
+
+use crate::scheme::{Filter, SLOTS, field, flow_phase, http_phase, slot};
 
 /// How much is known of a flow.
 #[derive(Debug, Clone, Copy)]
@@ -27,22 +29,76 @@ impl Known<'_> {
     }
 }
 
-/// Texts that the facts of a flow point to.
+/// When what is known of a request is known. Nothing is learnt from bodies, so that what they would say is known with the
+/// heads: nothing.
+pub(crate) fn phase_of(request: &RequestFacts<'_>) -> adit_expr::Phase {
+    if request.response.is_some() { http_phase::RESPONSE_BODY } else { http_phase::REQUEST_BODY }
+}
+
+/// Values that the facts of a flow point to.
 pub(crate) struct Room<'a> {
     network: [u8; 36],
+    destination: [IpAddr; 1],
+    source: [IpAddr; 1],
+    name: Option<&'a str>,
     domains: Vec<&'a str>,
 }
 
 impl<'a> Room<'a> {
-    pub(crate) fn new(network: VirtualNetworkId, known: Known<'a>) -> Self {
-        let mut text = [0; 36];
-        network.uuid().hyphenated().encode_lower(&mut text);
+    pub(crate) fn new(flow: &FlowFacts, known: Known<'a>) -> Self {
         let name = match known {
             Known::Opening => None,
             Known::FirstBytes(first) => first.server_name.as_deref(),
         };
-        Self { network: text, domains: name.map(|name| and_parents(name).collect()).unwrap_or_default() }
+        Self::with_name(flow, name)
     }
+
+    /// Room for what is known with a host's name.
+    pub(crate) fn with_name(flow: &FlowFacts, name: Option<&'a str>) -> Self {
+        let mut network = [0; 36];
+        flow.virtual_network.uuid().hyphenated().encode_lower(&mut network);
+        Self {
+            network,
+            destination: [flow.destination.ip().to_canonical()],
+            source: [flow.source.to_canonical()],
+            name,
+            domains: name.map(|name| and_parents(name).collect()).unwrap_or_default(),
+        }
+    }
+}
+
+/// The facts of an HTTP connection, and of a request on it. Without a request its names are the ClientHello's.
+pub(crate) fn of_http<'a>(room: &'a Room<'a>, request: Option<&RequestFacts<'a>>) -> Facts<'a> {
+    let mut facts = Facts::with_slots(SLOTS);
+    facts.set(HTTP_DST_IP, Fact::Ips(&room.destination));
+    facts.set(HTTP_SRC_IP, Fact::Ips(&room.source));
+    facts.set(HTTP_VNET, Fact::Bytes(&room.network));
+    facts.set(ONRAMP, Fact::Bytes(DEVICE_CLIENT));
+    facts.set(IS_ISOLATED, Fact::Bool(false));
+    if let Some(name) = room.name {
+        for (host, domains) in [(HTTP_CONN_HOST, HTTP_CONN_DOMAINS), (HTTP_HOST, HTTP_DOMAINS)] {
+            facts.set(host, Fact::Bytes(name.as_bytes()));
+            facts.set(domains, Fact::Texts(Texts::Strs(&room.domains)));
+        }
+    }
+    if let Some(request) = request {
+        let mut text = |slot, value: Option<&'a str>| {
+            if let Some(value) = value {
+                facts.set(slot, Fact::Bytes(value.as_bytes()));
+            }
+        };
+        text(HTTP_METHOD, Some(request.method));
+        text(HTTP_URI, Some(request.uri));
+        text(HTTP_PATH, Some(request.path));
+        text(HTTP_PATH_AND_QUERY, Some(request.path_and_query));
+        text(HTTP_QUERY, request.query);
+        text(HTTP_UPLOAD_MIME, request.upload_mime);
+        if let Some(response) = request.response {
+            text(HTTP_DOWNLOAD_MIME, response.download_mime);
+            facts.set(HTTP_STATUS, Fact::Int(response.status.into()));
+        }
+    }
+    facts
 }
 
 /// The facts of a flow.
@@ -69,13 +125,18 @@ pub(crate) fn of_flow<'a>(flow: &FlowFacts, known: Known<'a>, room: &'a Room<'a>
     facts
 }
 
-/// The fields that an expression of the `l4` filter asks and that no flow has a value for, each once. A text that is no
+/// The fields that an expression asks and that nothing in this filter has a value for, each once. A text that is no
 /// expression asks nothing.
-pub fn never_supplied(expression: &str) -> Vec<&'static str> {
+pub fn never_supplied(filter: Filter, expression: &str) -> Vec<&'static str> {
+    let supplied: &[Slot] = match filter {
+        Filter::L4 => &SUPPLIED,
+        Filter::Http => &HTTP_SUPPLIED,
+        Filter::Dns | Filter::DnsResolver | Filter::Egress => &[],
+    };
     let Ok(ast) = adit_expr::parse(expression) else { return Vec::new() };
     let mut fields = Vec::new();
     for (slot, name) in ast.field_names().into_iter().filter_map(field) {
-        if !SUPPLIED.contains(&slot) && !fields.contains(&name) {
+        if !supplied.contains(&slot) && !fields.contains(&name) {
             fields.push(name);
         }
     }
@@ -101,8 +162,44 @@ const SNI_HOST: Slot = slot("net.sni.host").unwrap();
 const SNI_DOMAINS: Slot = slot("net.sni.domains").unwrap();
 const DETECTION: Slot = slot("net.protocol.detection").unwrap();
 
+const HTTP_DST_IP: Slot = slot("http.conn.dst_ip").unwrap();
+const HTTP_SRC_IP: Slot = slot("http.conn.src_ip").unwrap();
+const HTTP_VNET: Slot = slot("http.conn.vnet_id").unwrap();
+const HTTP_CONN_HOST: Slot = slot("http.conn.hostname").unwrap();
+const HTTP_CONN_DOMAINS: Slot = slot("http.conn.domains").unwrap();
+const HTTP_HOST: Slot = slot("http.request.host").unwrap();
+const HTTP_DOMAINS: Slot = slot("http.request.domains").unwrap();
+const HTTP_METHOD: Slot = slot("http.request.method").unwrap();
+const HTTP_URI: Slot = slot("http.request.uri").unwrap();
+const HTTP_PATH: Slot = slot("http.request.uri.path").unwrap();
+const HTTP_PATH_AND_QUERY: Slot = slot("http.request.uri.path_and_query").unwrap();
+const HTTP_QUERY: Slot = slot("http.request.uri.query").unwrap();
+const HTTP_UPLOAD_MIME: Slot = slot("http.upload.mime").unwrap();
+const HTTP_STATUS: Slot = slot("http.response.status_code").unwrap();
+const HTTP_DOWNLOAD_MIME: Slot = slot("http.download.mime").unwrap();
+
 const SUPPLIED: [Slot; 10] =
     [DST_IP, DST_PORT, SRC_IP, PROTOCOL, VNET, ONRAMP, IS_ISOLATED, SNI_HOST, SNI_DOMAINS, DETECTION];
+
+const HTTP_SUPPLIED: [Slot; 17] = [
+    ONRAMP,
+    IS_ISOLATED,
+    HTTP_DST_IP,
+    HTTP_SRC_IP,
+    HTTP_VNET,
+    HTTP_CONN_HOST,
+    HTTP_CONN_DOMAINS,
+    HTTP_HOST,
+    HTTP_DOMAINS,
+    HTTP_METHOD,
+    HTTP_URI,
+    HTTP_PATH,
+    HTTP_PATH_AND_QUERY,
+    HTTP_QUERY,
+    HTTP_UPLOAD_MIME,
+    HTTP_STATUS,
+    HTTP_DOWNLOAD_MIME,
+];
 
 #[cfg(test)]
 mod tests {
@@ -112,8 +209,8 @@ mod tests {
     fn fields_without_a_value_are_named() {
         let text = "net.dst.port == 22 and (net.dst.geo.country == \"DE\" or any(lower(identity.groups.name[*])[*] == \"a\")) \
                     and net.detected_protocol == \"net.src.geo.country\" and not net.dst.geo.country == \"FR\"";
-        assert_eq!(never_supplied(text), ["net.dst.geo.country", "identity.groups.name"]);
-        assert!(never_supplied("").is_empty() && never_supplied("a ==").is_empty());
+        assert_eq!(never_supplied(Filter::L4, text), ["net.dst.geo.country", "identity.groups.name"]);
+        assert!(never_supplied(Filter::L4, "").is_empty() && never_supplied(Filter::L4, "a ==").is_empty());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod decide;
 mod facts;
+mod http_rules;
 mod network_rules;
 mod rule;
 pub mod scheme;
@@ -17,6 +18,7 @@ mod trie;
 
 pub use decide::{Decision, Permit};
 pub use facts::{Known, never_supplied};
+pub use http_rules::{HttpVerdict, PassReason, Treatment};
 pub use rule::{CompiledList, CompiledRule, Condition, list_id, list_kind};
 pub use snapshot::{Snapshot, TunnelRefusal};
 pub use state::State;

@@ -35,7 +35,17 @@ enum Met {
 impl Snapshot {
     /// Asks the rules in their order, with what is known by `phase`.
     pub(crate) fn network_rules(&self, account: AccountId, phase: Phase, facts: &Facts<'_>) -> Walk<'_> {
-        for rule in self.rules(account, Filter::L4) {
+        self.walk(self.rules(account, Filter::L4).iter().map(|rule| &**rule), phase, facts)
+    }
+
+    /// The first of these rules that matches. What is not enabled is passed over.
+    pub(crate) fn walk<'s>(
+        &'s self,
+        rules: impl Iterator<Item = &'s CompiledRule>,
+        phase: Phase,
+        facts: &Facts<'_>,
+    ) -> Walk<'s> {
+        for rule in rules {
             if !rule.rule.enabled {
                 continue;
             }

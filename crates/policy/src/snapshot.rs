@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_model::{
-    AccountId, Cidr, DeviceKey, Filter, Hostname, ListId, Node, NodeId, NodeKey, PublicHostname,
-    Registration, RegistrationId, Route, SecretHash, Tunnel, TunnelConfiguration, TunnelId, VirtualNetworkId,
+    AccountId, Cidr, DeviceKey, Filter, GatewaySettings, Hostname, ListId, Node, NodeId, NodeKey,
+    PublicHostname, Registration, RegistrationId, Route, SecretHash, Tunnel, TunnelConfiguration, TunnelId,
+    VirtualNetworkId,
 };
 use ipnet::IpNet;
 
@@ -30,6 +31,7 @@ pub struct Snapshot {
     /// By precedence.
     pub(crate) rules: SharedMap<(AccountId, Filter), Arc<Vec<Arc<CompiledRule>>>>,
     pub(crate) lists: SharedMap<adit_expr::ListId, Arc<CompiledList>>,
+    pub(crate) gateway_settings: SharedMap<AccountId, GatewaySettings>,
 }
 
 /// The routes of one virtual network, by prefix. A copy is two pointers.

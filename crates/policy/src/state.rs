@@ -66,6 +66,7 @@ impl State {
         changes.extend(self.gateway.list_changes());
         let rules = compiled.rules.values().flat_map(|rules| rules.iter());
         changes.extend(rules.map(|rule| Change::RulePut(Box::new(rule.rule.clone()))));
+        changes.extend(compiled.gateway_settings.values().copied().map(Change::GatewaySettingsPut));
         ChangeBatch { number: compiled.number, changes }
     }
 
@@ -95,6 +96,9 @@ impl State {
             Change::ListRemoved { id } => self.gateway.remove_list(id),
             Change::RulePut(rule) => self.gateway.put_rule(&mut self.compiled, *rule),
             Change::RuleRemoved { id } => self.gateway.remove_rule(&mut self.compiled, id),
+            Change::GatewaySettingsPut(settings) => {
+                self.compiled.gateway_settings.insert(settings.account, settings);
+            }
         }
     }
 

@@ -101,7 +101,11 @@ impl Case {
     }
 
     fn tls(&mut self, destination: &str, server_name: Option<&str>) -> Verdict {
-        let first = FirstBytes { server_name: server_name.map(str::to_owned), protocol: Some("tls") };
+        let first = FirstBytes {
+            server_name: server_name.map(str::to_owned),
+            protocol: Some("tls"),
+            ..FirstBytes::default()
+        };
         self.ask(Protocol::Tcp, destination, Known::FirstBytes(&first))
     }
 }
@@ -214,7 +218,7 @@ fn a_rule_that_is_decided_by_what_is_known_waits_for_nothing() {
     ]);
     assert_eq!(case.tcp(SERVER), Dialled(SERVER, Some(2)));
     assert_eq!(case.tcp("198.51.100.7:22"), Later);
-    let ssh = FirstBytes { server_name: None, protocol: Some("ssh") };
+    let ssh = FirstBytes { protocol: Some("ssh"), ..FirstBytes::default() };
     assert_eq!(
         case.ask(Protocol::Tcp, "198.51.100.7:22", Known::FirstBytes(&ssh)),
         Refused(Refusal::Blocked, Some(3))

@@ -19,6 +19,7 @@ mod batch;
 mod configuration;
 mod device;
 mod feed;
+mod gateway;
 mod group;
 mod hostname;
 mod list;
@@ -59,6 +60,7 @@ pub use device::{
     DeviceRow, EnrollError, NewRegistration, RegistrationFilter, RegistrationRow, RegistrationStatus,
 };
 pub use feed::Feed;
+pub use gateway::{GatewaySettingsRow, InspectionAuthorityRow};
 pub use hostname::{HostnameFilter, HostnamePut, HostnameRow, HostnameWriteError, Overwrite};
 pub use list::{ItemRow, ListDeleteError, ListEdit, ListRow, ListWriteError, NewItem, NewList};
 pub use member::{MemberCreateError, MemberRow};

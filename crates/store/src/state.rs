@@ -5,6 +5,7 @@ use adit_model::{Change, ChangeBatch};
 use crate::Store;
 use crate::configuration::configuration_changes;
 use crate::device::registration_changes;
+use crate::gateway::gateway_changes;
 use crate::hostname::hostname_changes;
 use crate::list::list_changes;
 use crate::route::route_changes;
@@ -36,6 +37,7 @@ impl Store {
         changes.extend(registration_changes(reader.sql()).await?);
         changes.extend(list_changes(reader.sql()).await?);
         changes.extend(rule_changes(reader.sql()).await?);
+        changes.extend(gateway_changes(reader.sql()).await?);
         Ok(ChangeBatch { number: u64::try_from(number).unwrap_or(0), changes })
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use adit_model::{AccountId, Change};
+use adit_model::{AccountId, Change, GatewaySettings};
 
 use crate::row::Fault;
 use crate::tenant::account_row;
@@ -31,7 +31,7 @@ const BY_ACCOUNT: &str = "account_id = $1";
 const LIVE: &str = " AND deleted_at IS NULL";
 
 /// All that belongs to an account. What refers to another stands before it.
-const OWNED: [Owned; 14] = [
+const OWNED: [Owned; 16] = [
     Owned {
         table: "rule_lists",
         of_account: "rule_id IN (SELECT id FROM rules WHERE account_id = $1)",
@@ -100,6 +100,15 @@ const OWNED: [Owned; 14] = [
         change: None,
     },
     Owned { table: "members", of_account: BY_ACCOUNT, counted: None, change: None },
+    Owned {
+        table: "gateway_settings",
+        of_account: BY_ACCOUNT,
+        counted: None,
+        change: Some(("account_id", |id| {
+            Some(Change::GatewaySettingsPut(GatewaySettings::of(id.parse().ok()?)))
+        })),
+    },
+    Owned { table: "inspection_authorities", of_account: BY_ACCOUNT, counted: None, change: None },
     Owned { table: "api_tokens", of_account: BY_ACCOUNT, counted: None, change: None },
 ];
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 const PORT: u16 = 9000;
 /// A change is enforced on every node within two seconds (design, section 6); this is for a slow machine.
-const ENFORCED: Duration = Duration::from_secs(10);
+pub(crate) const ENFORCED: Duration = Duration::from_secs(10);
 
 /// Writes a rule; its id.
 async fn rule(chain: &Chain, body: &Value) -> String {
@@ -33,7 +33,7 @@ async fn remove(chain: &Chain, rule: &str) {
 }
 
 /// Asks again until it is so, since a change takes its time.
-async fn soon(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn soon(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !is_so().await {
         assert!(began.elapsed() < ENFORCED, "{what} is not so after {ENFORCED:?}");
@@ -42,7 +42,7 @@ async fn soon(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 }
 
 /// Whether the API server lists its namespaces to this session; what it prints if not.
-async fn namespaces(session: &Session<'_>, args: &[&str]) -> Result<(), String> {
+pub(crate) async fn namespaces(session: &Session<'_>, args: &[&str]) -> Result<(), String> {
     let args = [&["get", "namespaces", "--request-timeout=5s"], args].concat();
     let output = session.output(&args, "").await.unwrap();
     let printed = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -20,6 +20,7 @@ mod flows;
 mod gateway;
 mod hostnames;
 mod ingress;
+mod inspection;
 mod kubectl;
 mod lifecycle;
 mod lost_database;

@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) max_staleness: Duration,
     /// Certificates and their keys, for public host names.
     pub(crate) certificates: Vec<(PathBuf, PathBuf)>,
+    /// Files of roots that origins are trusted by, beside the system's.
+    pub(crate) origin_roots: Vec<PathBuf>,
 }
 
 /// The file's keys: the flags by their long names.
@@ -44,6 +46,7 @@ struct File {
     max_staleness: Option<String>,
     certificate: Option<OneOrMany<PathBuf>>,
     certificate_key: Option<OneOrMany<PathBuf>>,
+    origin_roots: Option<OneOrMany<PathBuf>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,6 +94,7 @@ impl Settings {
             node: check_node(node)?,
             max_staleness: staleness(flags.max_staleness.or(file.max_staleness).as_deref())?,
             certificates: certificates.into_iter().zip(keys).collect(),
+            origin_roots: OneOrMany::under(flags.origin_roots, file.origin_roots),
         })
     }
 

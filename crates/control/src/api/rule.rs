@@ -25,8 +25,11 @@ use super::selection::{Selected, select};
 use super::{Call, shape};
 use crate::permission::{Area, Level};
 
+/// The filters whose rules decide.
+const ENFORCED: [Filter; 2] = [Filter::L4, Filter::Http];
+
 /// What an enabled rule says of itself whose filter decides nothing yet.
-const NOT_ENFORCED: &str = "not enforced: this version applies rules of the l4 filter only";
+const NOT_ENFORCED: &str = "not enforced: this version applies rules of the filters l4 and http only";
 
 const FILTERS: [&str; 6] = ["id", "name", "action", "filter", "filters", "enabled"];
 const ORDERS: [&str; 4] = ["name", "created_at", "updated_at", "precedence"];
@@ -217,7 +220,7 @@ fn schedule_object(schedule: &Schedule) -> Value {
 fn warning(rule: &RuleRow, now: OffsetDateTime) -> Value {
     let content = &rule.content;
     let mut warnings: Vec<&str> = Vec::new();
-    if content.enabled && content.filter != Filter::L4 {
+    if content.enabled && !ENFORCED.contains(&content.filter) {
         warnings.push(NOT_ENFORCED);
     }
     let missing = missing_facts(content);
@@ -231,11 +234,12 @@ fn warning(rule: &RuleRow, now: OffsetDateTime) -> Value {
 
 /// Facts that a rule asks and that no flow has yet. It is enforced all the same: it matches as one without the fact.
 fn missing_facts(content: &RuleContent) -> Option<String> {
-    if !content.enabled || content.filter != Filter::L4 {
+    if !content.enabled || !ENFORCED.contains(&content.filter) {
         return None;
     }
     let parts = [&content.traffic, &content.identity, &content.device_posture];
-    let mut fields: Vec<_> = parts.into_iter().flat_map(|part| never_supplied(&part.canonical)).collect();
+    let mut fields: Vec<_> =
+        parts.into_iter().flat_map(|part| never_supplied(content.filter, &part.canonical)).collect();
     fields.dedup();
     let waits_for_person =
         content.settings.check_session.as_ref().is_some_and(|check| check.enforce == Some(true));
@@ -245,7 +249,7 @@ fn missing_facts(content: &RuleContent) -> Option<String> {
             Some("nobody can sign in yet: check_session refuses every flow that the rule matches".to_owned())
         }
         (fields, _) => Some(format!(
-            "this version knows no {} of any flow: what is compared with it is not equal to anything",
+            "this version knows no {} of anything: what is compared with it is not equal to anything",
             fields.join(", ")
         )),
     }

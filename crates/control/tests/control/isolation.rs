@@ -138,13 +138,15 @@ fn names_foreign(path: &str) -> bool {
 }
 
 /// Parameters of paths that stand for no object.
-const OTHERS: [&str; 7] = ["account", "zone", "network", "length", "ip", "resource", "role"];
+const OTHERS: [&str; 8] = ["account", "zone", "network", "length", "ip", "resource", "role", "certificate"];
 
 /// A path with what is the other's in the place of these.
 fn fixed(path: &str) -> String {
     let path = path.replace("{network}/{length}", "10.99.0.0/16").replace("{network}", "10.99.0.0%2F16");
     let path = path.replace("{ip}", "10.99.0.1").replace("{resource}", "logs");
     let path = path.replace("{role}", "ad17000000000000000000000000a001");
+    // Every account has the one of its own under this id.
+    let path = path.replace("{certificate}", "00000000-0000-0000-0000-000000000000");
     path.replace("/devices/{id}", "/devices/{registration}")
 }
 

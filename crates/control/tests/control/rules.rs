@@ -5,7 +5,7 @@ use adit_policy::State;
 
 use super::*;
 
-const NOT_ENFORCED: &str = "not enforced: this version applies rules of the l4 filter only";
+const NOT_ENFORCED: &str = "not enforced: this version applies rules of the filters l4 and http only";
 
 impl Api {
     /// What is refused of a rule: its status, code and pointer; the message has this part.
@@ -353,7 +353,7 @@ async fn warnings_say_what_a_rule_does_not_do() {
     assert!(never.starts_with("rule never matches: traffic is false"), "{never}");
     let geo = json!({ "name": "y", "action": "block", "filters": ["l4"], "enabled": true, "traffic": "net.dst.geo.country == \"AQ\"" });
     let geo = warning(geo).await;
-    assert!(geo.starts_with("this version knows no net.dst.geo.country of any flow"), "{geo}");
+    assert!(geo.starts_with("this version knows no net.dst.geo.country of anything"), "{geo}");
     let kept = json!({ "name": "x", "action": "block", "filters": ["http"], "rule_settings": { "payload_log": { "enabled": true } } });
     assert_eq!(warning(kept).await, "rule_settings.payload_log is kept without effect");
 }

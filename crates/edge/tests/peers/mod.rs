@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use adit_edge::{Certificates, Edge, EdgeConfig, Ends};
+use adit_edge::{Certificates, Edge, EdgeConfig, Ends, InspectionAuthorities};
 use adit_model::{
     AccountId, Action, Change, ChangeBatch, Cidr, ConnectorId, DeviceId, DeviceKey, Filter, FlowRecord,
     OverrideTarget, PublicHostname, Record, Refusal, Registration, RegistrationId, Route, RouteId, Rule,
@@ -121,6 +121,16 @@ pub(crate) struct Chain {
 #[derive(Debug)]
 struct NoCertificates;
 
+impl InspectionAuthorities for NoCertificates {
+    fn leaf(&self, _account: AccountId, _name: &str) -> Option<Identity> {
+        None
+    }
+
+    fn roots(&self) -> Arc<rustls::RootCertStore> {
+        Arc::new(rustls::RootCertStore::empty())
+    }
+}
+
 impl Certificates for NoCertificates {
     fn certificate(&self, _hostname: &PublicHostname) -> Option<Identity> {
         None
@@ -153,6 +163,7 @@ impl Chain {
             tunnel_identity: identity(),
             names: vec!["edge.test".into()],
             certificates: Arc::new(NoCertificates),
+            inspection: Arc::new(NoCertificates),
             management: axum::Router::new(),
             peer: None,
             enrolment: axum::Router::new(),

@@ -28,12 +28,16 @@ fn in_records(hello: &[u8], length: usize) -> Vec<u8> {
 
 #[expect(clippy::unnecessary_wraps, reason = "it stands beside answers")]
 fn tls(server_name: Option<&str>) -> Option<FirstBytes> {
-    Some(FirstBytes { server_name: server_name.map(str::to_owned), protocol: Some("tls") })
+    Some(FirstBytes {
+        server_name: server_name.map(str::to_owned),
+        protocol: Some("tls"),
+        ..FirstBytes::default()
+    })
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it stands beside answers")]
 fn protocol(name: &'static str) -> Option<FirstBytes> {
-    Some(FirstBytes { server_name: None, protocol: Some(name) })
+    Some(FirstBytes { protocol: Some(name), ..FirstBytes::default() })
 }
 
 #[test]

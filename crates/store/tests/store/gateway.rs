@@ -100,7 +100,8 @@ impl World {
                 | Change::NodePut(_)
                 | Change::NodeRemoved { .. }
                 | Change::LeasePut(_)
-                | Change::LeaseRemoved(_) => {}
+                | Change::LeaseRemoved(_)
+                | Change::GatewaySettingsPut(_) => {}
             }
         }
     }

@@ -17,10 +17,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use adit_model::{
-    AccountId, Change, ChangeBatch, RegistrationId, RouteId, SecretHash, TunnelId, VirtualNetworkId,
+    AccountId, Change, ChangeBatch, GatewaySettings, RegistrationId, RouteId, SecretHash, TunnelId,
+    VirtualNetworkId,
 };
 use adit_store::{
-    Actor, AuditWindow, Bootstrap, Cascade, ConfigSource, Direction, EnrollError, HostnameFilter,
+    Actor, AuditWindow, Bootstrap, Cascade, ConfigSource, Direction, EnrollError, Fault, HostnameFilter,
     NewRegistration, NewRoute, NewServiceToken, NewTunnel, NewVirtualNetwork, OpenError, Overwrite,
     RouteEdit, RouteFilter, RouteWriteError, ServiceTokenRow, Store, Takeover, TunnelDeleteError, TunnelEdit,
     TunnelFilter, TunnelRow, TunnelWriteError, VirtualNetworkDeleteError, VirtualNetworkEdit,
@@ -111,6 +112,36 @@ async fn reopening_keeps_everything_and_makes_no_second_account() {
         b"key",
         "the first stays"
     );
+}
+
+#[tokio::test]
+async fn the_gateways_settings_and_authority_are_kept_and_the_edges_are_told() {
+    let Some(place) = Place::new() else { return };
+    let store = open(&place).await;
+    assert_eq!(store.gateway_settings_fetch(ACCOUNT).await.unwrap(), None);
+    let edge = |tls_decrypt| GatewaySettings { tls_decrypt, ..GatewaySettings::of(ACCOUNT) };
+    for on in [false, true] {
+        let change = |before: Option<&serde_json::Value>| {
+            assert_eq!(before.is_some(), on);
+            Ok::<_, Fault>((serde_json::json!({ "on": on }), edge(on)))
+        };
+        store.gateway_settings_change(&Actor::system(), ACCOUNT, change).await.unwrap();
+    }
+    let row = store.gateway_settings_fetch(ACCOUNT).await.unwrap().unwrap();
+    assert_eq!((row.settings, row.edge), (serde_json::json!({ "on": true }), edge(true)));
+    assert!(store.state().await.unwrap().changes.contains(&Change::GatewaySettingsPut(edge(true))));
+
+    assert!(store.inspection_authority_fetch(ACCOUNT).await.unwrap().is_none());
+    let create = async |key| {
+        store.inspection_authority_create(&Actor::system(), ACCOUNT, "certificate", key).await.unwrap()
+    };
+    assert_eq!(create("key").await.key.as_str(), "key");
+    assert_eq!(create("other").await.key.as_str(), "key", "the first stays");
+    store.close().await;
+    drop(store);
+    let store = open(&place).await;
+    let kept = store.inspection_authority_fetch(ACCOUNT).await.unwrap().unwrap();
+    assert_eq!((kept.certificate.as_str(), kept.key.as_str()), ("certificate", "key"));
 }
 
 #[tokio::test]
@@ -469,7 +500,8 @@ impl Replayed {
                 | Change::NodePut(_)
                 | Change::NodeRemoved { .. }
                 | Change::LeasePut(_)
-                | Change::LeaseRemoved(_) => None,
+                | Change::LeaseRemoved(_)
+                | Change::GatewaySettingsPut(_) => None,
             };
         }
     }

@@ -306,6 +306,18 @@ pub(super) fn remarks(settings: &RuleSettings) -> Vec<String> {
         ("forensic_copy", on(&settings.forensic_copy)),
         ("allow_child_bypass", settings.allow_child_bypass),
         ("bypass_parent_rule", settings.bypass_parent_rule),
+        (
+            "notification_settings",
+            settings.notification_settings.as_ref().is_some_and(|shown| shown.enabled == Some(true)),
+        ),
+        (
+            "redirect.include_context",
+            settings.redirect.as_ref().is_some_and(|to| to.include_context == Some(true)),
+        ),
+        (
+            "block_page.include_context",
+            settings.block_page.as_ref().is_some_and(|to| to.include_context == Some(true)),
+        ),
     ];
     let kept = without.into_iter().filter(|(_, set)| *set);
     kept.map(|(key, _)| format!("rule_settings.{key} is kept without effect")).collect()

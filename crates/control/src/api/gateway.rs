@@ -1,0 +1,338 @@
+//! How an account's gateway treats flows beside its rules (contract D, 9.1, 9.2 and 9.4): `A/gateway`,
+//! `A/gateway/configuration`, `A/gateway/certificates`.
+//!
+//! The settings are one table: each key with what it is when nobody has set it, and what it may be. What this version
+//! does not carry out is refused, and never kept as if it were.
+
+use adit_model::{AccountId, GatewaySettings, InspectionMode, NonHttpTls};
+use adit_store::GatewaySettingsRow;
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+
+use super::answer::{Kind, object};
+use super::body::{Family, Fields};
+use super::body_shape::{Field, Shape};
+use super::envelope::{ApiError, Reply};
+use super::operation::{Operation, Style};
+use super::{Call, shape};
+use crate::inspection;
+use crate::permission::{Area, Level};
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::get("/accounts/{account}/gateway", "Get the account of the gateway", |call| {
+        Box::pin(std::future::ready(Ok(Reply::One(gateway(call.account)))))
+    })
+    .needs(Area::ZeroTrust, Level::Read)
+    .answers(GATEWAY),
+    Operation::post("/accounts/{account}/gateway", "Make the account of the gateway: it is there", |call| {
+        Box::pin(std::future::ready(Ok(Reply::One(gateway(call.account)))))
+    })
+    .needs(Area::ZeroTrust, Level::Write)
+    .answers(GATEWAY),
+    Operation::get("/accounts/{account}/gateway/configuration", "Get the settings of the gateway", |call| {
+        Box::pin(fetch(call))
+    })
+    .needs(Area::ZeroTrust, Level::Read)
+    .answers(CONFIGURATION),
+    Operation::put(
+        "/accounts/{account}/gateway/configuration",
+        "Replace the settings of the gateway",
+        |call| Box::pin(change(call, Way::Replace)),
+    )
+    .needs(Area::ZeroTrust, Level::Write)
+    .body(Family::Rule, BODY)
+    .answers(CONFIGURATION),
+    Operation::patch("/accounts/{account}/gateway/configuration", "Change settings of the gateway", |call| {
+        Box::pin(change(call, Way::Merge))
+    })
+    .needs(Area::ZeroTrust, Level::Write)
+    .body(Family::Rule, BODY)
+    .answers(CONFIGURATION),
+    Operation::get(
+        "/accounts/{account}/gateway/certificates",
+        "List the certificates of inspection",
+        |call| Box::pin(certificates(call)),
+    )
+    .needs(Area::ZeroTrust, Level::Read)
+    .list(Style::Single, CERTIFICATE, &[]),
+    Operation::get(
+        "/accounts/{account}/gateway/certificates/{certificate}",
+        "Get a certificate of inspection",
+        |call| Box::pin(certificate(call, call.parameter("certificate"))),
+    )
+    .needs(Area::ZeroTrust, Level::Read)
+    .answers(CERTIFICATE),
+];
+
+/// The id of the authority that every account has (contract D, 9.2).
+const BUILT_IN: &str = "00000000-0000-0000-0000-000000000000";
+
+const GATEWAY: Kind = Kind::Object("Gateway", GATEWAY_FIELDS, &[]);
+const CONFIGURATION: Kind = Kind::Object("GatewayConfiguration", CONFIGURATION_FIELDS, &[]);
+const CERTIFICATE: Kind = Kind::Object("GatewayCertificate", CERTIFICATE_FIELDS, &[]);
+
+object! {
+    GATEWAY_FIELDS = gateway(account: AccountId) [
+        "id": Kind::Tag => account.to_string(),
+        "gateway_tag": Kind::Tag => account.to_string(),
+        "provider_name": Kind::Text => "adit",
+    ]
+}
+
+object! {
+    CONFIGURATION_FIELDS = configuration(settings: Value, row: Option<&GatewaySettingsRow>) [
+        "settings": Kind::Map(&Kind::Anything) => settings,
+        "created_at": Kind::Maybe(&Kind::Time) => shape::maybe_time(row.map(|row| row.created_at)),
+        "updated_at": Kind::Maybe(&Kind::Time) => shape::maybe_time(row.map(|row| row.updated_at)),
+    ]
+}
+
+const BODY: &[Field] = &[Field::required("settings", "an object", Shape::Told(settings_schema))];
+
+fn settings_schema() -> Value {
+    json!({ "type": "object" })
+}
+
+/// A key of the settings.
+struct Key {
+    name: &'static str,
+    default: fn() -> Value,
+    /// What is wrong with a value, if anything is.
+    wrong: fn(&Value) -> Option<&'static str>,
+}
+
+const KEYS: [Key; 18] = [
+    key("tls_decrypt", || json!({ "enabled": false }), switch),
+    key(
+        "activity_log",
+        || json!({ "enabled": true }),
+        |value| fixed(value, "enabled", true, "switching records off is not built"),
+    ),
+    key("protocol_detection", || json!({ "enabled": false }), switch),
+    key(
+        "inspection",
+        || json!({ "mode": "dynamic" }),
+        |value| {
+            one_of(value, "mode", &["static", "dynamic"]).then_some("expected {\"mode\": static or dynamic}")
+        },
+    ),
+    key(
+        "block_page",
+        || json!({ "enabled": false }),
+        |value| fixed(value, "enabled", false, "block pages of one's own are not built"),
+    ),
+    key(
+        "antivirus",
+        || json!({ "enabled_download_phase": false, "enabled_upload_phase": false, "fail_closed": false }),
+        |value| {
+            let on = ["enabled_download_phase", "enabled_upload_phase"].iter().any(|key| value[key] == true);
+            on.then_some("there is no scanner")
+        },
+    ),
+    key("fips", || json!({ "tls": false }), |value| fixed(value, "tls", false, "FIPS mode is not built")),
+    key(
+        "certificate",
+        || json!({ "id": BUILT_IN }),
+        |value| (value["id"] != BUILT_IN).then_some("no such certificate: the built-in one has the nil UUID"),
+    ),
+    key(
+        "body_scanning",
+        || json!({ "inspection_mode": "deep" }),
+        |value| one_of(value, "inspection_mode", &["deep", "shallow"]).then_some("expected deep or shallow"),
+    ),
+    key(
+        "browser_isolation",
+        || json!({ "url_browser_isolation_enabled": false, "non_identity_enabled": false }),
+        |value| {
+            let on = ["url_browser_isolation_enabled", "non_identity_enabled"]
+                .iter()
+                .any(|key| value[key] == true);
+            on.then_some("browser isolation is not built")
+        },
+    ),
+    key(
+        "extended_email_matching",
+        || json!({ "enabled": false }),
+        |value| fixed(value, "enabled", false, "extended matching of e-mail addresses is not built"),
+    ),
+    key(
+        "host_selector",
+        || json!({ "enabled": false }),
+        |value| fixed(value, "enabled", false, "the host selector is not built"),
+    ),
+    key(
+        "sandbox",
+        || json!({ "enabled": false, "fallback_action": "allow" }),
+        |value| fixed(value, "enabled", false, "there is no sandbox"),
+    ),
+    key("max_ttl_secs", || Value::Null, |value| (!value.is_null()).then_some("DNS is not built")),
+    key(
+        "x_non_http_tls",
+        || json!("error"),
+        |value| (value != "error" && value != "passthrough").then_some("expected error or passthrough"),
+    ),
+    key("x_dial_before_policy", || json!(false), |value| (value != false).then_some("only false is built")),
+    key("x_egress_enabled", || json!(false), |value| (value != false).then_some("egress is not built")),
+    key(
+        "x_close_on_session_expiry",
+        || json!(false),
+        |value| (value != false).then_some("sessions are not built"),
+    ),
+];
+
+const fn key(name: &'static str, default: fn() -> Value, wrong: fn(&Value) -> Option<&'static str>) -> Key {
+    Key { name, default, wrong }
+}
+
+fn switch(value: &Value) -> Option<&'static str> {
+    (!value["enabled"].is_boolean()).then_some("expected {\"enabled\": true or false}")
+}
+
+/// A switch that stays where it is.
+fn fixed(value: &Value, key: &str, at: bool, otherwise: &'static str) -> Option<&'static str> {
+    let there = &value[key];
+    (!there.is_null() && *there != at).then_some(otherwise)
+}
+
+fn one_of(value: &Value, key: &str, known: &[&str]) -> bool {
+    !value[key].as_str().is_some_and(|there| known.contains(&there))
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Replace,
+    Merge,
+}
+
+async fn fetch(call: &Call<'_>) -> Result<Reply, ApiError> {
+    let row = call.control.0.store.gateway_settings_fetch(call.account).await?;
+    Ok(Reply::One(answer(row.as_ref())))
+}
+
+/// Keys that a newer version knows have their defaults.
+fn answer(row: Option<&GatewaySettingsRow>) -> Value {
+    let mut settings = defaults();
+    if let Some(stored) = row.and_then(|row| row.settings.as_object()) {
+        settings.extend(stored.clone());
+    }
+    configuration(Value::Object(settings), row)
+}
+
+fn defaults() -> Map<String, Value> {
+    KEYS.iter().map(|key| (key.name.to_owned(), (key.default)())).collect()
+}
+
+async fn change(call: &Call<'_>, way: Way) -> Result<Reply, ApiError> {
+    let fields = call.fields(Family::Rule)?;
+    let given = given(&fields)?;
+    let account = call.account;
+    if given.get("tls_decrypt").is_some_and(|switch| switch["enabled"] == true) {
+        // Before edges are told that TLS is opened, there is something to open it with.
+        inspection::authority(&call.control.0.store, account)
+            .await
+            .map_err(|error| ApiError::internal(&error))?;
+    }
+    let merged = |before: Option<&Value>| -> Result<_, ApiError> {
+        let mut settings = defaults();
+        let before = before.and_then(Value::as_object).into_iter().flatten();
+        // Those of our own stay where nobody speaks of them.
+        settings.extend(
+            before
+                .filter(|(name, _)| way == Way::Merge || name.starts_with("x_"))
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+        settings.extend(given);
+        let edge = edge_settings(account, &settings);
+        Ok((Value::Object(settings), edge))
+    };
+    let row = call.control.0.store.gateway_settings_change(&call.actor, account, merged).await?;
+    Ok(Reply::One(answer(Some(&row.value))))
+}
+
+/// The settings that a body gives, checked; one that is null has its default again.
+fn given(fields: &Fields) -> Result<Map<String, Value>, ApiError> {
+    let Some(Value::Object(settings)) = fields.value("settings") else {
+        return Err(fields.wrong("settings", "an object"));
+    };
+    let mut given = Map::new();
+    for key in &KEYS {
+        let Some(value) = settings.get(key.name) else { continue };
+        let value = if value.is_null() { (key.default)() } else { value.clone() };
+        if let Some(wrong) = (key.wrong)(&value) {
+            let pointer = format!("/settings/{}", key.name);
+            return Err(Family::Rule.invalid(&format!("{}: {wrong}", key.name)).at(pointer));
+        }
+        given.insert(key.name.to_owned(), value);
+    }
+    Ok(given)
+}
+
+fn edge_settings(account: AccountId, settings: &Map<String, Value>) -> GatewaySettings {
+    GatewaySettings {
+        account,
+        tls_decrypt: settings["tls_decrypt"]["enabled"] == true,
+        inspection: if settings["inspection"]["mode"] == "static" {
+            InspectionMode::Static
+        } else {
+            InspectionMode::Dynamic
+        },
+        non_http_tls: if settings["x_non_http_tls"] == "passthrough" {
+            NonHttpTls::Passthrough
+        } else {
+            NonHttpTls::Error
+        },
+    }
+}
+
+object! {
+    /// A certificate of inspection.
+    CERTIFICATE_FIELDS = built_in(certificate: &str, made: OffsetDateTime, in_use: bool) [
+        "id": Kind::Uuid => BUILT_IN,
+        "type": Kind::OneOf(&["gateway_managed", "custom"]) => "gateway_managed",
+        "binding_status": Kind::OneOf(&["available", "inactive"]) => "available",
+        "in_use": Kind::Flag => in_use,
+        "certificate": Kind::Text => certificate,
+        "fingerprint": Kind::Text => fingerprint(certificate),
+        "issuer_org": Kind::Text => "adit",
+        "issuer_raw": Kind::Text => "CN=adit inspection authority",
+        "created_at": Kind::Time => shape::time(made),
+        "updated_at": Kind::Time => shape::time(made),
+        "uploaded_on": Kind::Time => shape::time(made),
+        "expires_on": Kind::Time => shape::time(made + inspection::VALIDITY),
+    ]
+}
+
+async fn certificates(call: &Call<'_>) -> Result<Reply, ApiError> {
+    Ok(Reply::single(vec![built_in_of(call).await?]))
+}
+
+async fn certificate(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+    if id != BUILT_IN {
+        return Err(ApiError::new(StatusCode::NOT_FOUND, 2056, "certificate not found"));
+    }
+    Ok(Reply::One(built_in_of(call).await?))
+}
+
+async fn built_in_of(call: &Call<'_>) -> Result<Value, ApiError> {
+    let store = &call.control.0.store;
+    let authority =
+        inspection::authority(store, call.account).await.map_err(|error| ApiError::internal(&error))?;
+    let settings = store.gateway_settings_fetch(call.account).await?;
+    let in_use = settings.is_some_and(|row| row.edge.tls_decrypt);
+    Ok(built_in(&authority.certificate, authority.created_at, in_use))
+}
+
+/// SHA-256 of the certificate, in hexadecimal.
+fn fingerprint(pem: &str) -> String {
+    use std::fmt::Write;
+
+    use base64::Engine;
+    let text: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let der = base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default();
+    Sha256::digest(der).iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

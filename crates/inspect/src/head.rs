@@ -1,0 +1,95 @@
+//! The head of a request, in the spelling in which rules are asked (policy language, 4 and 7.3).
+
+use adit_model::{RequestFacts, ResponseFacts};
+use http::{HeaderMap, Request, Version, header};
+
+/// What is kept of a request while it is on its way.
+#[derive(Debug)]
+pub(crate) struct Head {
+    /// As the client wrote it, with its port.
+    pub(crate) authority: String,
+    host: Option<String>,
+    method: String,
+    uri: String,
+    path: String,
+    path_and_query: String,
+    query: Option<String>,
+    upload_mime: Option<String>,
+    pub(crate) version: &'static str,
+}
+
+impl Head {
+    /// The head of a request on a connection to `destination`.
+    pub(crate) fn of<B>(request: &Request<B>, scheme: &str, destination: &str) -> Self {
+        let uri = request.uri();
+        let named = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
+        let authority = uri.authority().map(http::uri::Authority::as_str).or(named).unwrap_or(destination);
+        let path_and_query = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let absolute = format!("{scheme}://{authority}{path_and_query}");
+        Self {
+            host: host_of(authority),
+            method: request.method().as_str().to_ascii_uppercase(),
+            uri: absolute.strip_suffix('/').unwrap_or(&absolute).to_owned(),
+            path: uri.path().to_owned(),
+            path_and_query: path_and_query.to_owned(),
+            query: uri.query().map(str::to_owned),
+            upload_mime: mime(request.headers()),
+            version: if request.version() == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
+            authority: authority.to_owned(),
+        }
+    }
+
+    /// The facts, with those of the response once there is one.
+    pub(crate) fn facts<'a>(&'a self, response: Option<ResponseFacts<'a>>) -> RequestFacts<'a> {
+        RequestFacts {
+            host: self.host.as_deref(),
+            method: &self.method,
+            uri: &self.uri,
+            path: &self.path,
+            path_and_query: &self.path_and_query,
+            query: self.query.as_deref(),
+            upload_mime: self.upload_mime.as_deref(),
+            response,
+        }
+    }
+}
+
+/// The host of an authority, in lower case, without port, brackets and trailing dot.
+pub(crate) fn host_of(authority: &str) -> Option<String> {
+    let authority = authority.rsplit('@').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    (!host.is_empty()).then(|| host.to_ascii_lowercase())
+}
+
+/// The type of a body, without parameters, in lower case.
+pub(crate) fn mime(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let mime = value.split(';').next().unwrap_or_default().trim();
+    (!mime.is_empty()).then(|| mime.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_told_in_the_spelling_of_rules() {
+        let request = Request::get("/a/?q=%42").header("host", "API.Example.com.:8443");
+        let request = request.header("content-type", "Text/Plain; charset=utf-8").body(()).unwrap();
+        let head = Head::of(&request, "https", "198.51.100.7:8443");
+        let facts = head.facts(None);
+        assert_eq!(facts.host, Some("api.example.com"));
+        assert_eq!(facts.uri, "https://API.Example.com.:8443/a/?q=%42");
+        assert_eq!((facts.path, facts.path_and_query, facts.query), ("/a/", "/a/?q=%42", Some("q=%42")));
+        assert_eq!(facts.upload_mime, Some("text/plain"));
+        let root = Request::get("/").body(()).unwrap();
+        assert_eq!(Head::of(&root, "http", "[2001:db8::1]:80").facts(None).uri, "http://[2001:db8::1]:80");
+        assert_eq!(host_of("[2001:DB8::1]:80").as_deref(), Some("2001:db8::1"));
+        assert_eq!(host_of("user@host:1").as_deref(), Some("host"));
+        assert_eq!(host_of(":80"), None);
+    }
+}

@@ -1,0 +1,191 @@
+//! The pages that the edge answers itself (Gateway semantics, 6): blocks, redirections, and origins that cannot be used.
+//!
+//! A person at a browser gets a page, a program a JSON object; both say why and what to do, and neither is kept. All
+//! that comes from elsewhere is escaped.
+
+use std::fmt::Write as _;
+
+use adit_model::{Rule, UntrustedAction};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+
+use crate::gate::PageContext;
+
+/// The body of whatever the client is answered.
+pub(crate) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
+
+/// The header that says why the edge answered itself.
+const REASON: &str = "x-gateway-reason";
+
+/// Why the edge answers itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Why<'a> {
+    pub(crate) status: u16,
+    /// A word for programs and records.
+    pub(crate) reason: &'static str,
+    /// A sentence for people.
+    pub(crate) sentence: &'a str,
+    /// The rule that decided, if one did.
+    pub(crate) rule: Option<&'a Rule>,
+}
+
+/// A rule refuses the request.
+pub(crate) fn blocked(rule: &Rule) -> Why<'_> {
+    let sentence = match rule.settings.block_reason.as_str() {
+        "" => "A rule of your organisation does not allow this.",
+        reason => reason,
+    };
+    Why { status: 403, reason: "blocked", sentence, rule: Some(rule) }
+}
+
+/// The page for what is so.
+pub(crate) fn page(
+    why: Why<'_>,
+    host: &str,
+    context: &PageContext,
+    request: &HeaderMap,
+    method: &Method,
+) -> Response<Body> {
+    let preflight = *method == Method::OPTIONS && request.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let (kind, text) = if preflight {
+        (None, String::new())
+    } else if is_navigation(request) {
+        (Some("text/html; charset=utf-8"), html(why, host, context))
+    } else {
+        (Some("application/json"), json(why, host, context))
+    };
+    let mut response =
+        Response::new(Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = StatusCode::from_u16(why.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REASON, HeaderValue::from_static(why.reason));
+    if let Some(kind) = kind {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    }
+    response
+}
+
+/// Whether a person will look at the answer.
+fn is_navigation(request: &HeaderMap) -> bool {
+    let text = |name: &str| request.get(name).and_then(|value| value.to_str().ok());
+    match text("sec-fetch-dest") {
+        Some(destination) => matches!(destination, "document" | "iframe"),
+        None => text("accept").is_some_and(|accept| accept.contains("text/html")),
+    }
+}
+
+fn html(why: Why<'_>, host: &str, context: &PageContext) -> String {
+    let mut page = String::from("<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>");
+    let title = if why.rule.is_some() { "Access is blocked" } else { "The site cannot be reached" };
+    let _ = write!(page, "{title}</title><h1>{title}</h1><p>{}</p><dl>", Escaped(why.sentence));
+    let rule = why.rule.map(|rule| rule.id.to_string());
+    let rows = [
+        ("Site", Some(host)),
+        ("Rule", rule.as_deref()),
+        ("Reason", Some(why.reason)),
+        ("Your address", Some(context.source.as_str())),
+        ("Your device", Some(context.device.as_str())),
+    ];
+    for (name, value) in rows {
+        if let Some(value) = value {
+            let _ = write!(page, "<dt>{name}<dd>{}", Escaped(value));
+        }
+    }
+    page.push_str("</dl></html>\n");
+    page
+}
+
+fn json(why: Why<'_>, host: &str, context: &PageContext) -> String {
+    let object = serde_json::json!({
+        "error": why.sentence,
+        "reason": why.reason,
+        "host": host,
+        "rule_id": why.rule.map(|rule| rule.id.to_string()),
+        "rule_name": why.rule.map(|rule| rule.name.as_str()),
+        "source": context.source,
+        "device_id": context.device,
+    });
+    format!("{object}\n")
+}
+
+struct Escaped<'a>(&'a str);
+
+impl std::fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '<' => f.write_str("&lt;"),
+            '>' => f.write_str("&gt;"),
+            '&' => f.write_str("&amp;"),
+            '"' => f.write_str("&quot;"),
+            '\'' => f.write_str("&#39;"),
+            c => f.write_char(c),
+        })
+    }
+}
+
+/// Sends the client elsewhere. `None` if the rule's target is no URL that fits into a header.
+pub(crate) fn redirect(target: &str, keep: Option<&Uri>) -> Option<Response<Body>> {
+    let location = match keep {
+        Some(original) => with_path_and_query(target, original),
+        None => target.to_owned(),
+    };
+    let mut response = Response::new(Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = StatusCode::FOUND;
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, HeaderValue::try_from(location).ok()?);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Some(response)
+}
+
+/// The target with the original's path behind its own; of two query parameters of one name the target's stays.
+fn with_path_and_query(target: &str, original: &Uri) -> String {
+    let (target, fragment) =
+        target.split_once('#').map_or((target, None), |(target, fragment)| (target, Some(fragment)));
+    let (base, own) = target.split_once('?').map_or((target, ""), |(base, query)| (base, query));
+    let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+    let parts =
+        |query: &str| query.split('&').filter(|pair| !pair.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+    let mut pairs = parts(own);
+    let names: Vec<String> = pairs.iter().map(|pair| name(pair)).collect();
+    pairs.extend(
+        parts(original.query().unwrap_or_default()).into_iter().filter(|pair| !names.contains(&name(pair))),
+    );
+    let mut location = format!("{}{}", base.trim_end_matches('/'), original.path());
+    if !pairs.is_empty() {
+        let _ = write!(location, "?{}", pairs.join("&"));
+    }
+    if let Some(fragment) = fragment {
+        let _ = write!(location, "#{fragment}");
+    }
+    location
+}
+
+/// What a rule says about origins whose certificates are not good; without one they are errors.
+pub(crate) fn untrusted_action(rule: Option<&Rule>) -> UntrustedAction {
+    rule.and_then(|rule| rule.settings.untrusted_cert.as_ref())
+        .map_or(UntrustedAction::Error, |setting| setting.action)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirection_keeps_path_and_query_and_the_targets_own_parameters_win() {
+        let original: Uri = "https://old.example.com/a/b?x=1&y=2".parse().unwrap();
+        for (target, expected) in [
+            ("https://new.example.com", "https://new.example.com/a/b?x=1&y=2"),
+            ("https://new.example.com/base/?x=9#top", "https://new.example.com/base/a/b?x=9&y=2#top"),
+        ] {
+            assert_eq!(with_path_and_query(target, &original), expected);
+        }
+    }
+
+    #[test]
+    fn what_comes_from_elsewhere_is_escaped() {
+        assert_eq!(Escaped("<script>'\"&").to_string(), "&lt;script&gt;&#39;&quot;&amp;");
+    }
+}

@@ -1,0 +1,187 @@
+//! How an account's gateway treats flows beside its rules (contract D, 9.2), and the authority by which its TLS is opened.
+
+use adit_model::{AccountId, Change, GatewaySettings};
+use serde_json::Value;
+use time::OffsetDateTime;
+use zeroize::Zeroizing;
+
+use crate::row::{Columns, Connection, Fault, Row};
+use crate::seal::Place;
+use crate::write::{Actor, Deed};
+use crate::{Store, Written};
+
+/// An account's settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GatewaySettingsRow {
+    /// The account.
+    pub account: AccountId,
+    /// The object that the API answers.
+    pub settings: Value,
+    /// What edges need of it.
+    pub edge: GatewaySettings,
+    /// When it was first set.
+    pub created_at: OffsetDateTime,
+    /// When it was last set.
+    pub updated_at: OffsetDateTime,
+}
+
+/// An authority of certificates for inspection.
+#[derive(Debug, Clone)]
+pub struct InspectionAuthorityRow {
+    /// Its certificate, as PEM: what devices are to trust.
+    pub certificate: String,
+    /// Its key, as PEM.
+    pub key: Zeroizing<String>,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+}
+
+impl Store {
+    /// An account's settings, if it has set any.
+    pub async fn gateway_settings_fetch(
+        &self,
+        account: AccountId,
+    ) -> Result<Option<GatewaySettingsRow>, Fault> {
+        let row = sqlx::query("SELECT * FROM gateway_settings WHERE account_id = $1")
+            .bind(account.to_string())
+            .fetch_optional(self.read().await?.sql())
+            .await?;
+        row.as_ref().map(settings_row).transpose()
+    }
+
+    /// Changes an account's settings by a function of those that it has; what it answers is stored whole.
+    pub async fn gateway_settings_change<E: From<Fault>>(
+        &self,
+        actor: &Actor,
+        account: AccountId,
+        change: impl FnOnce(Option<&Value>) -> Result<(Value, GatewaySettings), E>,
+    ) -> Result<Written<GatewaySettingsRow>, E> {
+        let mut write = self.write().await?;
+        let row = sqlx::query("SELECT * FROM gateway_settings WHERE account_id = $1")
+            .bind(account.to_string())
+            .fetch_optional(write.sql())
+            .await
+            .map_err(Fault::from)?;
+        let before = row.as_ref().map(settings_row).transpose()?;
+        let (settings, edge) = change(before.as_ref().map(|before| &before.settings))?;
+        let at = write.at();
+        let edge_settings = serde_json::to_string(&edge)
+            .map_err(|_| Fault::Damaged { table: TABLE, column: "edge_settings" })?;
+        sqlx::query(
+            "INSERT INTO gateway_settings (account_id, settings, edge_settings, created_at, updated_at) \
+             VALUES ($1, $2, $3, $4, $4) \
+             ON CONFLICT (account_id) DO UPDATE SET settings = $2, edge_settings = $3, updated_at = $4",
+        )
+        .bind(account.to_string())
+        .bind(settings.to_string())
+        .bind(edge_settings)
+        .bind(at)
+        .execute(write.sql())
+        .await
+        .map_err(Fault::from)?;
+        let now = write.time();
+        let created_at = before.map_or(now, |before| before.created_at);
+        let row = GatewaySettingsRow { account, settings, edge, created_at, updated_at: now };
+        write.change(Change::GatewaySettingsPut(edge));
+        let id = account.to_string();
+        let detail = row.settings.clone();
+        let deed =
+            Deed { account: Some(account), action: "gateway.configure", kind: "gateway", id: &id, detail };
+        Ok(self.commit(write, actor, deed, row).await?)
+    }
+
+    /// The authority by which an account's TLS is opened, if it has one.
+    pub async fn inspection_authority_fetch(
+        &self,
+        account: AccountId,
+    ) -> Result<Option<InspectionAuthorityRow>, Fault> {
+        let row = sqlx::query("SELECT * FROM inspection_authorities WHERE account_id = $1")
+            .bind(account.to_string())
+            .fetch_optional(self.read().await?.sql())
+            .await?;
+        row.as_ref().map(|row| self.authority_row(account, row)).transpose()
+    }
+
+    /// Stores the authority of an account that has none yet, and returns the one that is stored: of several callers the
+    /// first one's stays.
+    pub async fn inspection_authority_create(
+        &self,
+        actor: &Actor,
+        account: AccountId,
+        certificate: &str,
+        key: &str,
+    ) -> Result<InspectionAuthorityRow, Fault> {
+        let mut write = self.write().await?;
+        let id = account.to_string();
+        let stored = sqlx::query("SELECT * FROM inspection_authorities WHERE account_id = $1")
+            .bind(&id)
+            .fetch_optional(write.sql())
+            .await?;
+        if let Some(row) = stored {
+            return self.authority_row(account, &row);
+        }
+        let at = write.at();
+        sqlx::query(
+            "INSERT INTO inspection_authorities (account_id, certificate, key_sealed, created_at) VALUES ($1, $2, $3, $4)",
+        )
+        .bind(&id)
+        .bind(certificate)
+        .bind(self.0.seal.seal(place(&id), key.as_bytes()))
+        .bind(at)
+        .execute(write.sql())
+        .await?;
+        let row = InspectionAuthorityRow {
+            certificate: certificate.to_owned(),
+            key: Zeroizing::new(key.to_owned()),
+            created_at: write.time(),
+        };
+        let deed = Deed {
+            account: Some(account),
+            action: "inspection_authority.create",
+            kind: "inspection_authority",
+            id: &id,
+            detail: Value::Null,
+        };
+        Ok(self.commit(write, actor, deed, row).await?.value)
+    }
+
+    fn authority_row(&self, account: AccountId, row: &Row) -> Result<InspectionAuthorityRow, Fault> {
+        let columns = Columns::new(row, AUTHORITIES);
+        let damaged = || Fault::Damaged { table: AUTHORITIES, column: "key_sealed" };
+        let key = self
+            .0
+            .seal
+            .open(place(&account.to_string()), &columns.text("key_sealed")?)
+            .map_err(|_| damaged())?;
+        let key = std::str::from_utf8(&key).map_err(|_| damaged())?.to_owned();
+        Ok(InspectionAuthorityRow {
+            certificate: columns.text("certificate")?,
+            key: Zeroizing::new(key),
+            created_at: columns.time("created_at")?,
+        })
+    }
+}
+
+const TABLE: &str = "gateway_settings";
+const AUTHORITIES: &str = "inspection_authorities";
+
+const fn place(account: &str) -> Place<'_> {
+    Place { table: AUTHORITIES, column: "key_sealed", row: account }
+}
+
+/// Every account's settings, as changes to an empty state.
+pub(crate) async fn gateway_changes(sql: &mut Connection) -> Result<Vec<Change>, Fault> {
+    let rows = sqlx::query("SELECT * FROM gateway_settings ORDER BY account_id").fetch_all(sql).await?;
+    rows.iter().map(|row| Ok(Change::GatewaySettingsPut(settings_row(row)?.edge))).collect()
+}
+
+fn settings_row(row: &Row) -> Result<GatewaySettingsRow, Fault> {
+    let columns = Columns::new(row, TABLE);
+    Ok(GatewaySettingsRow {
+        account: columns.parsed("account_id")?,
+        settings: columns.json("settings")?,
+        edge: columns.json_as("edge_settings")?,
+        created_at: columns.time("created_at")?,
+        updated_at: columns.time("updated_at")?,
+    })
+}

@@ -1,0 +1,109 @@
+//! TLS that is opened, and the rule that lets the Kubernetes API pass unopened: the reference configuration.
+
+use adit_testbed::chain::Chain;
+use adit_testbed::cluster::{Cluster, Family};
+use adit_testbed::kubectl::Kubectl;
+use adit_testbed::net::api_address;
+use adit_testbed::pki::Pki;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::gateway::{ENFORCED, namespaces, soon};
+
+/// Everything, with an edge that trusts the cluster's authority as one of origins.
+async fn start() -> (Chain, Cluster) {
+    let mut chain = Chain::new().unwrap();
+    let pki = Pki::open(&chain.dir().join("certificates")).unwrap();
+    chain.edge_flags = vec!["--origin-roots".into(), pki.ca().display().to_string()];
+    chain.start_all().await.unwrap();
+    let cluster = Cluster::start(&chain.world, chain.dir()).await.unwrap();
+    (chain, cluster)
+}
+
+async fn decrypt(chain: &Chain, on: bool) {
+    let body = json!({ "settings": { "tls_decrypt": { "enabled": on } } });
+    chain.call(Method::PATCH, "gateway/configuration", Some(&body)).await.unwrap();
+}
+
+/// The reference configuration: a list of the API servers' addresses, and the rule that leaves them alone.
+async fn reference(chain: &Chain) -> (String, String) {
+    let items: Vec<Value> =
+        api_address(0).iter().map(|address| json!({ "value": address.ip().to_string() })).collect();
+    let list = json!({ "name": "Kubernetes API IPs", "type": "IP", "items": items });
+    let list = chain.call(Method::POST, "gateway/lists", Some(&list)).await.unwrap();
+    let list = list["id"].as_str().unwrap().to_owned();
+    let rule = json!({
+        "name": "Don't inspect Kubernetes API", "action": "off", "filters": ["http"], "precedence": 10000, "enabled": true,
+        "traffic": format!("any(http.conn.dst_ip[*] in ${})", list.replace('-', "")),
+    });
+    let rule = chain.call(Method::POST, "gateway/rules", Some(&rule)).await.unwrap();
+    assert_eq!(rule["warning_status"], Value::Null, "{rule}");
+    (list, rule["id"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reference_configuration_lets_kubectl_through_where_tls_is_opened() {
+    let (chain, cluster) = start().await;
+    let sessions = Family::BOTH
+        .map(|family| cluster.session(&chain.world.laptop, Kubectl::main().unwrap(), family).unwrap());
+    for session in &sessions {
+        namespaces(session, &[]).await.unwrap();
+    }
+    let edge = chain.edge.as_ref().unwrap();
+    decrypt(&chain, true).await;
+    for session in &sessions {
+        let mark = edge.mark();
+        soon("opened", async || namespaces(session, &[]).await.is_err()).await;
+        let printed = namespaces(session, &[]).await.unwrap_err();
+        assert!(printed.contains("certificate signed by unknown authority"), "{printed}");
+        let line = edge.wait_for_line_after(mark, "client-tls-error", ENFORCED).await.unwrap();
+        assert!(line.contains("asks for a client certificate") && line.contains("action off"), "{line}");
+    }
+    let (list, rule) = reference(&chain).await;
+    for session in &sessions {
+        let mark = edge.mark();
+        soon("let through", async || namespaces(session, &[]).await.is_ok()).await;
+        let line = edge.wait_for_line_after(mark, "inspection=\"bypassed\"", ENFORCED).await.unwrap();
+        assert!(line.contains(&rule), "the record names the rule: {line}");
+    }
+    chain.call(Method::DELETE, &format!("gateway/rules/{rule}"), None).await.unwrap();
+    chain.call(Method::DELETE, &format!("gateway/lists/{list}"), None).await.unwrap();
+    for session in &sessions {
+        soon("opened again", async || namespaces(session, &[]).await.is_err()).await;
+    }
+    decrypt(&chain, false).await;
+    for session in &sessions {
+        soon("left alone", async || namespaces(session, &[]).await.is_ok()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_trusts_the_account_reaches_the_origin_as_nobody_and_is_told_why() {
+    let (chain, cluster) = start().await;
+    decrypt(&chain, true).await;
+    let certificates = chain.call(Method::GET, "gateway/certificates", None).await.unwrap();
+    let ca = chain.dir().join("inspection.pem");
+    std::fs::write(&ca, certificates[0]["certificate"].as_str().unwrap()).unwrap();
+    let session = cluster.session(&chain.world.laptop, Kubectl::main().unwrap(), Family::V6).unwrap();
+    let session = session.trusting(&ca).unwrap();
+    let edge = chain.edge.as_ref().unwrap();
+    let mark = edge.mark();
+    let printed = namespaces(&session, &[]).await.unwrap_err();
+    let as_nobody = ["Forbidden", "Unauthorized", "provide credentials"];
+    assert!(as_nobody.iter().any(|words| printed.contains(words)), "{printed}");
+    let line = edge.wait_for_line_after(mark, "action off", ENFORCED).await.unwrap();
+    assert!(line.contains("validation=\"VALID\"") && line.contains("client certificate"), "{line}");
+    // Requests are judged by what is in them.
+    let rule = json!({
+        "name": "no namespaces", "action": "block", "filters": ["http"], "precedence": 10, "enabled": true,
+        "traffic": "http.request.uri.path contains \"/namespaces\"",
+        "rule_settings": { "block_reason": "Nobody lists namespaces." },
+    });
+    let rule = chain.call(Method::POST, "gateway/rules", Some(&rule)).await.unwrap();
+    let blocked = async || namespaces(&session, &[]).await.unwrap_err().contains("Nobody lists namespaces.");
+    soon("blocked by path", blocked).await;
+    let mark = edge.mark();
+    assert!(blocked().await);
+    let line = edge.wait_for_line_after(mark, "action=\"block\"", ENFORCED).await.unwrap();
+    assert!(line.contains(rule["id"].as_str().unwrap()) && line.contains("status=403"), "{line}");
+}
