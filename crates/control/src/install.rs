@@ -63,9 +63,14 @@ pub(crate) async fn install(store: &Store) -> Result<AccountId, StartError> {
     Ok(account)
 }
 
-/// A new API token.
+/// A new API token. It does not begin with a dash: as an argument it would be taken for a flag.
 pub(crate) fn new_api_token() -> Option<String> {
-    Some(URL_SAFE_NO_PAD.encode(random::<TOKEN_BYTES>()?))
+    loop {
+        let token = URL_SAFE_NO_PAD.encode(random::<TOKEN_BYTES>()?);
+        if !token.starts_with('-') {
+            return Some(token);
+        }
+    }
 }
 
 /// Random bytes for a secret; `None` if the system gives none.
@@ -89,4 +94,18 @@ fn write_whole(path: &Path, text: &str, mode: u32) -> Result<(), StartError> {
         path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
     };
     write().map_err(|source| StartError::File { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_never_taken_for_a_flag() {
+        // Of 64 texts one would begin with a dash.
+        for _ in 0..2000 {
+            let token = new_api_token().unwrap();
+            assert!(!token.starts_with('-') && token.len() >= 40, "{token}");
+        }
+    }
 }

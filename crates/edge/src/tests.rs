@@ -32,7 +32,7 @@ use crate::far::FarReader;
 use crate::{Certificates, Edge, EdgeConfig, Ends, InspectionAuthorities, PeerIdentity};
 
 /// Longest that anything may take that is waited for.
-const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(30);
 const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
 const ACCOUNT: AccountId = AccountId::from_bytes([7; 16]);
 

@@ -18,14 +18,14 @@ const PLAIN: &str = "127.0.0.1:8780";
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answer_is_what_the_document_says() {
     // Always the same requests, but for the ids in them.
-    schemathesis(&["--max-examples", "4", "--seed", "5", "--workers", "2"]).await;
+    schemathesis(&["--max-examples", "3", "--seed", "5"]).await;
 }
 
 /// Run by `make test-long`.
 mod long {
     #[tokio::test(flavor = "multi_thread")]
     async fn hundreds_of_answers_of_each_operation_are_what_the_document_says() {
-        super::schemathesis(&["--max-examples", "200", "--workers", "2"]).await;
+        super::schemathesis(&["--max-examples", "200"]).await;
     }
 }
 
@@ -53,7 +53,8 @@ async fn schemathesis(arguments: &[&str]) {
         "--no-color",
         "--continue-on-failure",
     ]);
-    command.args(["--generation-database", "none", "--warnings", "off"]).args(arguments);
+    // One worker: two threads that read Python at once can break its parser (cpython issue 106905).
+    command.args(["--generation-database", "none", "--warnings", "off", "--workers", "1"]).args(arguments);
     let output = command.stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr);

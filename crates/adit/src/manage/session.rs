@@ -29,7 +29,14 @@ pub(crate) struct InstallationFlags {
     #[arg(long, env = "ADIT_URL", global = true, value_name = "URL")]
     pub(crate) url: Option<String>,
     /// API token
-    #[arg(long, env = "ADIT_TOKEN", global = true, hide_env_values = true, value_name = "TOKEN")]
+    #[arg(
+        long,
+        env = "ADIT_TOKEN",
+        global = true,
+        hide_env_values = true,
+        allow_hyphen_values = true,
+        value_name = "TOKEN"
+    )]
     pub(crate) token: Option<String>,
     /// Account id; not needed where the token sees one account
     #[arg(long, env = "ADIT_ACCOUNT", global = true, value_name = "ID")]
