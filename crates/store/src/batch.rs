@@ -7,12 +7,12 @@
 
 use std::sync::Arc;
 
-use adit_model::{AccountId, Change, ChangeBatch};
+use adit_model::{AccountId, Change, ChangeBatch, RuleId};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::feed::Whose;
 use crate::row::{Connection, Fault, run};
-use crate::rule::{RuleAside, rules_settle};
+use crate::rule::{PrecedenceTaken, rules_settle};
 use crate::session::Transaction;
 use crate::write::now_micros;
 use crate::{Store, feed};
@@ -25,6 +25,22 @@ const UNDO: &str = "ROLLBACK TO SAVEPOINT deed; RELEASE SAVEPOINT deed";
 pub struct Batch {
     store: Store,
     open: Open,
+}
+
+/// A batch has not happened.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchCommitError {
+    /// A rule was given a precedence that another still has at the batch's end.
+    #[error("the precedence of rule {rule} is taken by {by}")]
+    PrecedenceTaken {
+        /// The rule.
+        rule: RuleId,
+        /// The other rule's name.
+        by: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
 }
 
 /// The transaction that the stores of a batch share.
@@ -69,20 +85,16 @@ impl Batch {
         &self.store
     }
 
-    /// Gives the rules that were put aside their places ([`crate::rule`]), as the last thing before [`Batch::commit`].
-    ///
-    /// # Errors
-    /// A rule's place is still another's. The batch can go on, or be dropped.
-    pub async fn settle(&self) -> Result<(), RuleAside> {
-        rules_settle(self.open.hold().await?.sql()).await
-    }
-
-    /// Makes all of it happen: the entry of the change log has the changes of all mutations, in order.
+    /// Makes all of it happen: the entry of the change log has the changes of all mutations, in order. Rules that were put
+    /// aside get their places ([`crate::rule`]).
     ///
     /// # Errors
     /// None of it has happened, unless the database was lost while it said so.
-    pub async fn commit(self) -> Result<ChangeBatch, Fault> {
+    pub async fn commit(self) -> Result<ChangeBatch, BatchCommitError> {
         let mut held = self.open.hold().await?;
+        if let Some(PrecedenceTaken { rule, by }) = rules_settle(held.sql()).await? {
+            return Err(BatchCommitError::PrecedenceTaken { rule, by });
+        }
         let whose = held.0.whose.unwrap_or(Whose::One(None));
         let mut transaction = held.0.transaction.take().ok_or(Fault::Ended)?;
         let changes = std::mem::take(&mut held.0.changes);

@@ -54,7 +54,7 @@ use tokio::sync::watch;
 
 pub use audit::{AuditPlace, AuditRow, AuditWindow, Direction};
 pub use backup::{BackupError, backup};
-pub use batch::Batch;
+pub use batch::{Batch, BatchCommitError};
 pub use configuration::ConfigurationRow;
 pub use device::{
     DeviceRow, EnrollError, NewRegistration, RegistrationFilter, RegistrationRow, RegistrationStatus,
@@ -70,13 +70,13 @@ pub use open::OpenError;
 pub use page::{Page, Window};
 pub use route::{NewRoute, RouteEdit, RouteFilter, RouteRow, RouteWriteError, Takeover};
 pub use row::Fault;
-pub use rule::{Expiration, NewRule, RuleAside, RuleContent, RuleRow, RuleText, RuleWriteError};
+pub use rule::{Expiration, NewRule, RuleContent, RuleRow, RuleText, RuleWriteError};
 pub use service_token::{NewServiceToken, ServiceTokenEdit, ServiceTokenRow};
 pub use tenant::{AccountCreateError, AccountEdit, AccountRow, AccountUpdateError, Bootstrap};
 pub use tenant_removal::{AccountDeleteError, Holdings};
 pub use token::{NewToken, TokenEdit, TokenRow};
 pub use tunnel::{
-    Cascade, ConfigSource, NewTunnel, TunnelDeleteError, TunnelEdit, TunnelFilter, TunnelRow,
+    Cascade, ConfigSource, NewTunnel, TunnelDeleteError, TunnelEdit, TunnelFilter, TunnelKind, TunnelRow,
     TunnelWriteError,
 };
 pub use virtual_network::{

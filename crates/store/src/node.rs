@@ -255,6 +255,7 @@ impl Store {
         let role = columns.maybe_text("role")?.ok_or_else(|| damaged("role"))?;
         let password_set = self.is_shared() && may_make_roles(write.sql()).await?;
         if password_set {
+            let password = password.replace('\'', "''");
             run(&format!("ALTER ROLE \"{role}\" PASSWORD '{password}'"), write.sql()).await?;
         }
         let node = EnrolledNode {
@@ -397,11 +398,10 @@ fn node_row(row: &Row) -> Result<NodeRow, Fault> {
 /// The role of a node: its name, to be read, and some of its id, since a server has roles for all its databases.
 fn role_name(node: &str, id: NodeId) -> String {
     let id = id.to_string();
-    format!(
-        "adit_node_{}_{}",
-        node.to_ascii_lowercase().replace('-', "_"),
-        id.split('-').next().unwrap_or(&id)
-    )
+    // Into statements it goes as text: plain whatever the name is, and short enough for a name of PostgreSQL.
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+    let node: String = node.chars().take(40).map(plain).collect();
+    format!("adit_node_{node}_{}", id.split('-').next().unwrap_or(&id))
 }
 
 fn grants(role: &str) -> Vec<String> {
@@ -445,3 +445,19 @@ pub(crate) fn micros(duration: Duration) -> i64 {
 /// Where PostgreSQL tells of nodes, leases, records and commands.
 pub(crate) const NODES_CHANNEL: &str = "adit_nodes";
 pub(crate) const NOTIFY: &str = "NOTIFY adit_nodes";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_has_a_plain_name_whatever_its_node_is_called() {
+        let id = NodeId::from_uuid(uuid::Uuid::from_u128(0xabcd_0123 << 96));
+        assert_eq!(role_name("Edge-02", id), "adit_node_edge_02_abcd0123");
+        let odd = role_name(&format!("a\"; DROP TABLE nodes; --\u{e9}{}", "x".repeat(80)), id);
+        assert!(
+            odd.len() < 64 && odd.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'),
+            "{odd}"
+        );
+    }
+}

@@ -168,6 +168,19 @@ impl NodeDatabase {
         .await
     }
 
+    /// Whether the change log has the entry with this number, or the number is 0.
+    pub async fn change_is_there(&self, number: u64) -> Result<bool, Fault> {
+        if number == 0 {
+            return Ok(true);
+        }
+        within(async {
+            let read = "SELECT EXISTS (SELECT 1 FROM changes WHERE number = $1)";
+            let number = i64::try_from(number).unwrap_or(i64::MAX);
+            Ok(sqlx::query_scalar(read).bind(number).fetch_one(&self.pool).await?)
+        })
+        .await
+    }
+
     /// Shows that a node lives and where it is found.
     pub async fn beat(&self, node: NodeId, address: &str, devices: &str) -> Result<(), Fault> {
         let clock = Backend::Postgres.clock();

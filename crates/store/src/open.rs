@@ -44,7 +44,7 @@ const SEAL_CHECK: &str = "seal_check";
 const SEAL_CHECK_PLACE: Place<'static> = Place { table: "meta", column: "value", row: SEAL_CHECK };
 
 /// Every change of the schema, in order; its place in the list is its number, from 1.
-pub(crate) const MIGRATIONS: [&str; 10] = [
+pub(crate) const MIGRATIONS: [&str; 11] = [
     include_str!("../migrations/0001_start.sql"),
     include_str!("../migrations/0002_ingress.sql"),
     include_str!("../migrations/0003_audit.sql"),
@@ -55,6 +55,7 @@ pub(crate) const MIGRATIONS: [&str; 10] = [
     include_str!("../migrations/0008_generations.sql"),
     include_str!("../migrations/0009_live_routes.sql"),
     include_str!("../migrations/0010_gateway.sql"),
+    include_str!("../migrations/0011_tunnel_kinds.sql"),
 ];
 
 /// Why a store could not be opened.

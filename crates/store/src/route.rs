@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use crate::query::QueryBuilder;
 use crate::row::{Columns, Connection, Fault, Row, to_hex, to_micros};
-use crate::tunnel::tunnel_live;
+use crate::tunnel::{TunnelKind, tunnel_live};
 use crate::virtual_network::{virtual_network_default, virtual_network_live};
 use crate::write::{Actor, Deed, FindError, Write, new_uuid};
 use crate::{Deleted, Page, Store, Window, Written};
@@ -28,6 +28,8 @@ pub struct RouteRow {
     pub tunnel: TunnelId,
     /// The name of its tunnel.
     pub tunnel_name: String,
+    /// What its tunnel is listed as.
+    pub tunnel_kind: TunnelKind,
     /// The destinations.
     pub network: Cidr,
     /// The destinations as they were written.
@@ -81,6 +83,8 @@ pub struct RouteEdit {
 /// Which routes a list has.
 #[derive(Debug, Clone, Default)]
 pub struct RouteFilter {
+    /// Only those of tunnels of this kind.
+    pub tunnel_kind: Option<TunnelKind>,
     /// Only the one with this id.
     pub id: Option<RouteId>,
     /// Only those with exactly this comment.
@@ -152,6 +156,7 @@ impl Store {
             virtual_network_name: network.name,
             tunnel: tunnel.id,
             tunnel_name: tunnel.name,
+            tunnel_kind: tunnel.kind,
             network: new.network,
             network_as_written: new.network_as_written,
             comment: new.comment,
@@ -208,7 +213,7 @@ impl Store {
         if let Some(id) = edit.tunnel {
             let tunnel = tunnel_live(write.sql(), account, id).await?;
             let tunnel = tunnel.ok_or(RouteWriteError::TunnelNotFound)?;
-            (row.tunnel, row.tunnel_name) = (tunnel.id, tunnel.name);
+            (row.tunnel, row.tunnel_name, row.tunnel_kind) = (tunnel.id, tunnel.name, tunnel.kind);
         }
         if let Some((network, written)) = edit.network {
             (row.network, row.network_as_written) = (network, written);
@@ -319,7 +324,7 @@ impl Store {
     }
 }
 
-const SELECT: &str = "SELECT r.*, t.name AS tunnel_name, v.name AS virtual_network_name FROM routes r \
+const SELECT: &str = "SELECT r.*, t.name AS tunnel_name, t.kind AS tunnel_kind, v.name AS virtual_network_name FROM routes r \
      JOIN tunnels t ON t.id = r.tunnel_id JOIN virtual_networks v ON v.id = r.virtual_network_id WHERE true";
 
 impl RouteFilter {
@@ -341,6 +346,10 @@ impl RouteFilter {
         if let Some(network) = self.around {
             query.push(" AND r.network IN (");
             query.push_binds(networks_around(network.net()));
+            query.push(")");
+        }
+        if let Some(kind) = self.tunnel_kind {
+            query.push(" AND r.tunnel_id IN (SELECT id FROM tunnels WHERE kind = ").push_bind(kind.as_str());
             query.push(")");
         }
         if let Some(tunnel) = self.tunnel {
@@ -436,6 +445,7 @@ fn route_row(row: &Row) -> Result<RouteRow, Fault> {
         virtual_network_name: columns.text("virtual_network_name")?,
         tunnel: columns.parsed("tunnel_id")?,
         tunnel_name: columns.text("tunnel_name")?,
+        tunnel_kind: TunnelKind::read(&columns, "tunnel_kind")?,
         network: columns.parsed("network")?,
         network_as_written: columns.text("network_as_written")?,
         comment: columns.text("comment")?,

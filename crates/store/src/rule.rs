@@ -127,20 +127,13 @@ pub enum RuleWriteError {
     Fault(#[from] Fault),
 }
 
-/// A rule that was put aside in a batch cannot have its precedence.
-#[derive(Debug, thiserror::Error)]
-pub enum RuleAside {
-    /// Another rule still has it.
-    #[error("the precedence is taken by {by}")]
-    Taken {
-        /// The rule.
-        rule: RuleId,
-        /// The other rule's name.
-        by: String,
-    },
-    /// The store failed.
-    #[error(transparent)]
-    Fault(#[from] Fault),
+/// A rule that was put aside in a batch cannot have its precedence: another rule still has it.
+#[derive(Debug)]
+pub(crate) struct PrecedenceTaken {
+    /// The rule.
+    pub(crate) rule: RuleId,
+    /// The other rule's name.
+    pub(crate) by: String,
 }
 
 impl From<sqlx::Error> for RuleWriteError {
@@ -351,8 +344,8 @@ const fn aside(precedence: i64) -> i64 {
     -1 - precedence
 }
 
-/// Gives the rules that were put aside their precedences.
-pub(crate) async fn rules_settle(sql: &mut Connection) -> Result<(), RuleAside> {
+/// Gives the rules that were put aside their precedences, unless one is taken.
+pub(crate) async fn rules_settle(sql: &mut Connection) -> Result<Option<PrecedenceTaken>, Fault> {
     let taken = sqlx::query(
         "SELECT aside.id AS id, other.name AS name FROM rules aside JOIN rules other \
          ON other.account_id = aside.account_id AND other.filter = aside.filter \
@@ -360,15 +353,14 @@ pub(crate) async fn rules_settle(sql: &mut Connection) -> Result<(), RuleAside> 
          WHERE aside.precedence < 0 AND aside.deleted_at IS NULL ORDER BY aside.precedence DESC LIMIT 1",
     )
     .fetch_optional(&mut *sql)
-    .await
-    .map_err(Fault::from)?;
+    .await?;
     if let Some(row) = taken {
         let columns = Columns::new(&row, "rules");
-        return Err(RuleAside::Taken { rule: columns.parsed("id")?, by: columns.text("name")? });
+        return Ok(Some(PrecedenceTaken { rule: columns.parsed("id")?, by: columns.text("name")? }));
     }
     let settle = "UPDATE rules SET precedence = -1 - precedence WHERE precedence < 0";
-    sqlx::query(settle).execute(sql).await.map_err(Fault::from)?;
-    Ok(())
+    sqlx::query(settle).execute(sql).await?;
+    Ok(None)
 }
 
 /// The name of the other live rule of the filter whose row has this for its precedence.

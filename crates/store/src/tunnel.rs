@@ -35,11 +35,44 @@ impl ConfigSource {
     }
 }
 
+/// What a tunnel is listed as (contract D, 6.1 and 6.3). For edges and connectors all are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TunnelKind {
+    /// One of connectors.
+    Connector,
+    /// One of a site's own device: its configuration is nobody's but its own.
+    Site,
+}
+
+impl TunnelKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Connector, Self::Site];
+
+    /// As the API writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connector => "cfd_tunnel",
+            Self::Site => "warp_connector",
+        }
+    }
+
+    /// As the API writes it, read.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    pub(crate) fn read(columns: &Columns<'_>, column: &'static str) -> Result<Self, Fault> {
+        Self::from_name(&columns.text(column)?).ok_or(Fault::Damaged { table: "tunnels", column: "kind" })
+    }
+}
+
 /// A tunnel, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelRow {
     /// Its id.
     pub id: TunnelId,
+    /// What it is listed as.
+    pub kind: TunnelKind,
     /// Its account.
     pub account: AccountId,
     /// Its name, unique among the live ones.
@@ -60,6 +93,8 @@ pub struct TunnelRow {
 
 /// A tunnel to make.
 pub struct NewTunnel {
+    /// What it is listed as.
+    pub kind: TunnelKind,
     /// Its name.
     pub name: String,
     /// Its secret.
@@ -92,6 +127,8 @@ impl std::fmt::Debug for TunnelEdit {
 /// Which tunnels a list has.
 #[derive(Debug, Clone, Default)]
 pub struct TunnelFilter {
+    /// Only those of this kind.
+    pub kind: Option<TunnelKind>,
     /// Only the one with this id.
     pub id: Option<TunnelId>,
     /// Only those of this name.
@@ -161,6 +198,7 @@ impl Store {
         let mut write = self.write().await?;
         let row = TunnelRow {
             id: TunnelId::from_uuid(new_uuid()),
+            kind: new.kind,
             account,
             name: new.name,
             secret_hash: SecretHash::of(&new.secret),
@@ -175,7 +213,7 @@ impl Store {
         let id = row.id.to_string();
         sqlx::query(
             "INSERT INTO tunnels (id, account_id, name, secret_sealed, secret_hash, config_src, created_at, \
-             updated_at, conns_inactive_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $7)",
+             updated_at, conns_inactive_at, kind) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $7, $8)",
         )
         .bind(&id)
         .bind(account.to_string())
@@ -184,6 +222,7 @@ impl Store {
         .bind(to_hex(row.secret_hash.bytes()))
         .bind(row.config_source.as_str())
         .bind(at)
+        .bind(row.kind.as_str())
         .execute(write.sql())
         .await?;
         write.change(Change::TunnelPut(row.change()));
@@ -370,6 +409,9 @@ impl TunnelFilter {
     fn query(&self, select: &str, account: AccountId) -> QueryBuilder {
         let mut query = QueryBuilder::new(select);
         query.push(" FROM tunnels WHERE account_id = ").push_bind(account.to_string());
+        if let Some(kind) = self.kind {
+            query.push(" AND kind = ").push_bind(kind.as_str());
+        }
         if let Some(id) = self.id {
             query.push(" AND id = ").push_bind(id.to_string());
         }
@@ -471,6 +513,7 @@ pub(crate) fn tunnel_row(row: &Row) -> Result<TunnelRow, Fault> {
     let source = columns.text("config_src")?;
     Ok(TunnelRow {
         id: columns.parsed("id")?,
+        kind: TunnelKind::read(&columns, "kind")?,
         account: columns.parsed("account_id")?,
         name: columns.text("name")?,
         secret_hash: columns.hash("secret_hash")?,

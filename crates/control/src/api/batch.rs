@@ -13,7 +13,7 @@
 //!
 //! What it does not take: reads, queries, and what acts at once and could not be undone (closing connections).
 
-use adit_store::{RawCall, RuleAside, Store};
+use adit_store::{BatchCommitError, RawCall, Store};
 use axum::body::Bytes;
 use http::StatusCode;
 use serde_json::Value;
@@ -128,16 +128,15 @@ async fn run(call: &Call<'_>) -> Result<Reply, ApiError> {
         }
         results.push(result);
     }
-    batch.settle().await.map_err(|error| unsettled(error, &results))?;
-    batch.commit().await?;
+    batch.commit().await.map_err(|error| uncommitted(error, &results))?;
     Ok(Reply::One(results.into()))
 }
 
 /// A rule's precedence is still another's: said of the operation that gave it to the rule last.
-fn unsettled(error: RuleAside, results: &[Value]) -> ApiError {
+fn uncommitted(error: BatchCommitError, results: &[Value]) -> ApiError {
     match error {
-        RuleAside::Fault(fault) => fault.into(),
-        RuleAside::Taken { rule, by } => {
+        BatchCommitError::Fault(fault) => fault.into(),
+        BatchCommitError::PrecedenceTaken { rule, by } => {
             let rule = rule.to_string();
             let index = results.iter().rposition(|result| result["id"] == rule.as_str()).unwrap_or(0);
             within(index, precedence_taken(&by))

@@ -9,7 +9,7 @@
 
 use std::io;
 
-use adit_store::RuleAside;
+use adit_store::BatchCommitError;
 use axum::body::Bytes;
 use http::header::IF_MATCH;
 use http::{HeaderMap, StatusCode};
@@ -156,11 +156,10 @@ pub(super) async fn change(
     // What was deleted has no version any more.
     let after = (look.run)(&reading).await.ok().and_then(|reply| of(&reply));
     // A rule that was put aside in the batch has no other to change places with.
-    batch.settle().await.map_err(|error| match error {
-        RuleAside::Taken { by, .. } => precedence_taken(&by),
-        RuleAside::Fault(fault) => fault.into(),
+    batch.commit().await.map_err(|error| match error {
+        BatchCommitError::PrecedenceTaken { by, .. } => precedence_taken(&by),
+        BatchCommitError::Fault(fault) => fault.into(),
     })?;
-    batch.commit().await?;
     Ok((reply, after))
 }
 

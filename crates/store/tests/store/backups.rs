@@ -22,6 +22,7 @@ async fn open(place: &Place) -> Store {
 
 async fn tunnel(store: &Store, name: &str) -> Result<(), TunnelWriteError> {
     let new = NewTunnel {
+        kind: adit_store::TunnelKind::Connector,
         name: name.into(),
         secret: Zeroizing::new(vec![7; 32]),
         config_source: ConfigSource::Local,

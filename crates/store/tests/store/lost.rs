@@ -25,6 +25,7 @@ pub(super) async fn begin(store: &Store) {
 
 pub(super) async fn tunnel(store: &Store, name: &str) -> Result<(), TunnelWriteError> {
     let new = NewTunnel {
+        kind: adit_store::TunnelKind::Connector,
         name: name.into(),
         secret: Zeroizing::new(vec![7; 32]),
         config_source: ConfigSource::Local,

@@ -48,6 +48,7 @@ async fn open(place: &Place) -> Store {
 
 async fn tunnel(store: &Store, name: &str) -> Result<TunnelRow, TunnelWriteError> {
     let new = NewTunnel {
+        kind: adit_store::TunnelKind::Connector,
         name: name.into(),
         secret: Zeroizing::new(vec![7; 32]),
         config_source: ConfigSource::Local,
@@ -407,6 +408,7 @@ async fn every_write_leaves_an_audit_record_without_secrets() {
     let actor = Actor { who: "api_token:x".into(), request: "r1".into(), ..Actor::system() };
     let secret = [0x53; 32];
     let new = NewTunnel {
+        kind: adit_store::TunnelKind::Connector,
         name: "k8s".into(),
         secret: Zeroizing::new(secret.to_vec()),
         config_source: ConfigSource::Local,
