@@ -2,16 +2,17 @@
 //!
 //! It has no control plane: it decides by the change log of the database, writes there what it holds, and got its certificate
 //! from the `adit up` that its file names. Devices enrol and people manage there. What holds: once it has a state it needs
-//! neither the database nor the control plane to go on.
+//! neither the database nor the control plane to go on, nor to start again.
 
 mod settings;
+mod state;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_edge::{Certificates, DEFAULT_MAX_STALENESS, Edge, EdgeConfig, Ends, Freshness, PeerIdentity};
-use adit_model::{ChangeBatch, PublicHostname, Record};
+use adit_edge::{Certificates, Edge, EdgeConfig, Ends, Freshness, KEPT_FILE, PeerIdentity};
+use adit_model::{PublicHostname, Record};
 use adit_store::{NodeDatabase, NodeRecord};
 use adit_transport::tls::Identity;
 use anyhow::Context;
@@ -27,9 +28,10 @@ use crate::nodes::Member;
 use crate::nodes::enrolment::Enrolment;
 use crate::nodes::identity::Enrolled;
 use crate::up::settings::{at_port, with};
-use crate::up::{CHANGES, COMMANDS, RECORDS, RETRY, try_ports, with_hint};
+use crate::up::{CHANGES, COMMANDS, RECORDS, try_ports, with_hint};
 use crate::{listener, log, shutdown, threads};
 use settings::{Code, Settings};
+use state::Beginning;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   adit edge --config edge02.yaml
@@ -75,6 +77,9 @@ pub(crate) struct EdgeFlags {
     /// PEM key of the certificate; as often as --certificate
     #[arg(long, env = "ADIT_CERTIFICATE_KEY", value_name = "FILE", value_delimiter = ',')]
     certificate_key: Vec<PathBuf>,
+    /// For how long flows are decided without the database, the time before a start included [default: 24h]
+    #[arg(long, env = "ADIT_MAX_STALENESS", value_name = "DURATION")]
+    max_staleness: Option<String>,
     #[command(flatten)]
     log: LogFlags,
 }
@@ -115,10 +120,15 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         peer: Some(PeerIdentity { node: enrolled.node, identity: enrolled.identity()? }),
     };
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let freshness = Arc::new(Freshness::new(DEFAULT_MAX_STALENESS, Duration::ZERO));
-    let joining = join(&member, &freshness, &tasks, &stop);
-    let Some(ends) = signal.run_until_cancelled(joining).await else { return Ok(()) };
-    let edge = Arc::new(Edge::start_bounded(config, ends?, freshness).await.map_err(with_hint)?);
+    let kept = settings.data.join(KEPT_FILE);
+    let beginning = match signal.run_until_cancelled(state::begin(&member, &kept)).await {
+        Some(beginning) => beginning?,
+        None => return Ok(()),
+    };
+    let freshness = Arc::new(Freshness::new(settings.max_staleness, beginning.age));
+    let ends = join(&member, beginning, &freshness, &tasks, &stop)?;
+    let edge = Arc::new(Edge::start_bounded(config, ends, freshness).await.map_err(with_hint)?);
+    edge.keep(kept);
     let health = Some(Arc::clone(&member.health));
     tasks.spawn(listener::serve(metrics, Arc::clone(&edge), health, stop.clone()));
     tracing::info!(
@@ -161,9 +171,10 @@ fn member(settings: &Settings, enrolled: &Enrolled) -> anyhow::Result<Member> {
     })
 }
 
-/// Joins the edge and the database: waits for a state to decide by, then changes and commands one way, records the other.
-async fn join(
+/// Joins the edge and the database: changes and commands one way, records the other.
+fn join(
     member: &Member,
+    beginning: Beginning,
     freshness: &Arc<Freshness>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -171,78 +182,14 @@ async fn join(
     let (changes_in, changes) = mpsc::channel(CHANGES);
     let (commands_in, commands) = mpsc::channel(COMMANDS);
     let (records, records_out) = mpsc::channel(RECORDS);
-    let state = first_state(member).await?;
-    let number = state.number;
-    changes_in.try_send(state).context("a new channel has room")?;
+    let following =
+        beginning.follow(member.clone(), changes_in.clone(), Arc::clone(freshness), stop.clone())?;
+    tasks.spawn(following);
     tasks.spawn(member.clone().show(stop.clone()));
-    tasks.spawn(member.clone().learn(changes_in.clone(), stop.clone()));
+    tasks.spawn(member.clone().learn(changes_in, stop.clone()));
     tasks.spawn(member.clone().obey(commands_in, stop.clone()));
-    tasks.spawn(follow(member.clone(), number, changes_in, Arc::clone(freshness), stop.clone()));
     tasks.spawn(take_records(member.clone(), records_out, stop.clone()));
     Ok(Ends { changes, commands, records })
-}
-
-/// The whole change log as one batch, once there is one.
-async fn first_state(member: &Member) -> anyhow::Result<ChangeBatch> {
-    let mut notices = member.database.change_notices();
-    let mut state = ChangeBatch { number: 0, changes: Vec::new() };
-    let mut checked = false;
-    loop {
-        if !checked {
-            match member.database.check().await {
-                Ok(()) => checked = true,
-                Err(adit_store::NodeDatabaseError::Fault(fault)) => {
-                    member.health.note::<()>(Err(fault));
-                    tokio::time::sleep(RETRY).await;
-                    continue;
-                }
-                Err(error) => return Err(anyhow::Error::new(error).context("database")),
-            }
-        }
-        match member.health.note(member.database.changes_after(state.number).await) {
-            Some(batches) if batches.is_empty() && state.number > 0 => return Ok(state),
-            Some(batches) if batches.is_empty() => notices.wait().await,
-            Some(batches) => {
-                for batch in batches {
-                    state.number = batch.number;
-                    state.changes.extend(batch.changes);
-                }
-            }
-            None => tokio::time::sleep(RETRY).await,
-        }
-    }
-}
-
-async fn follow(
-    member: Member,
-    mut number: u64,
-    changes: mpsc::Sender<ChangeBatch>,
-    freshness: Arc<Freshness>,
-    stop: CancellationToken,
-) {
-    let mut notices = member.database.change_notices();
-    loop {
-        let read = member.health.note(member.database.changes_after(number).await);
-        let reached = read.is_some();
-        let batches = read.unwrap_or_default();
-        let more = !batches.is_empty();
-        for batch in batches {
-            number = batch.number;
-            if changes.send(batch).await.is_err() {
-                return;
-            }
-        }
-        if reached {
-            freshness.confirm();
-        } else {
-            freshness.fail();
-        }
-        tokio::select! {
-            () = notices.wait(), if !more => {}
-            () = std::future::ready(()), if more => {}
-            () = stop.cancelled() => return,
-        }
-    }
 }
 
 /// Connections are noted; what else the control plane must know is written for it. Flows and requests are in the log.

@@ -66,8 +66,12 @@ impl Edges {
         }
     }
 
-    /// An edge tells which there are, as `HOST:PORT`; what cannot be read is passed over.
+    /// An edge tells which there are, as `HOST:PORT`; what cannot be read is passed over. One that names none knows of none, as
+    /// a node does that has just started without its database: then what is known stands.
     pub(crate) fn told(&self, edges: &[String]) {
+        if edges.is_empty() {
+            return;
+        }
         let in_use = self.current();
         let enrolled = self.known.borrow()[0].clone();
         let told: Vec<EdgeAddress> = edges.iter().filter_map(|edge| edge.parse().ok()).collect();
@@ -112,6 +116,8 @@ mod tests {
         edges.turn_from(&edge("a.example"));
         assert_eq!(edges.current(), edge("b.example"), "it is left once");
         assert_eq!(edges.others(), [edge("a.example")]);
+        edges.told(&[]);
+        assert_eq!(edges.current(), edge("b.example"), "who knows of none takes nothing back");
         edges.turn_to(&edge("unknown.example"));
         assert_eq!(edges.current(), edge("b.example"));
         edges.told(&["c.example:443".into()]);

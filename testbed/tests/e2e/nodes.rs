@@ -169,8 +169,15 @@ async fn flows_are_relayed_between_nodes_and_a_lost_node_costs_only_its_own() {
         node.create(&chain);
         node.start(&chain).await;
     }
-    let list = node(&chain, &["list"]);
-    assert_eq!(list.matches("live").count(), 3, "{list}");
+    // A node is up before its first heartbeat is in the database.
+    let begun = Instant::now();
+    loop {
+        let list = node(&chain, &["list"]);
+        if list.matches("live").count() == 3 {
+            break;
+        }
+        assert!(begun.elapsed() < LIMIT, "{list}");
+    }
     let ready = page(&chain, a.metrics, "/ready").await;
     assert!(ready.contains("\"database\":\"connected\""), "{ready}");
 
@@ -240,4 +247,53 @@ async fn flows_are_relayed_between_nodes_and_a_lost_node_costs_only_its_own() {
     eprintln!("after SIGKILL of the agent's next node: it was at another {moved:?} later");
     assert_eq!(third, there.for_devices());
     wait_for_requests(&chain, &[1 - own]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_starts_without_its_database_by_the_snapshot_that_it_kept() {
+    let files = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tempdir()
+        .unwrap();
+    let server = match Postgres::own(files.path()) {
+        Ok(server) => server,
+        Err(reason) => return eprintln!("SKIPPED: {reason}"),
+    };
+    let mut chain = Chain::new().unwrap();
+    chain.edge_flags = vec!["--database".into(), server.url()];
+    chain.start_edge().await.unwrap();
+    let mut alone = Node::new("node-a", 1);
+    alone.create(&chain);
+    alone.start(&chain).await;
+    let tunnel = chain.create_tunnel("one").await.unwrap();
+    chain.create_route(&tunnel, PRIVATE_V4).await.unwrap();
+    chain.start_connector_to(&[alone.for_connectors()], &tunnel).unwrap();
+    wait_for_places(&chain, &tunnel.id, &[("node-a", CONNECTIONS)]).await.unwrap();
+    let _origin = Origin::start(&chain.world.cluster, &api_address(PORT)).unwrap();
+    chain.start_agent().await.unwrap();
+    chain.enroll().await.unwrap();
+    wait_for_requests(&chain, &[0]).await;
+    let kept = chain.dir().join("node-a").join("snapshot");
+    let begun = Instant::now();
+    while !fs::read_to_string(&kept).is_ok_and(|kept| kept.contains(&tunnel.id)) {
+        assert!(begun.elapsed() < LIMIT, "the snapshot is not kept");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    // Nothing is left but the connector, the agent and the node's own files.
+    alone.kill().await;
+    chain.edge.take().unwrap().kill().await.unwrap();
+    server.stop().unwrap();
+    alone.start(&chain).await;
+    let (edge, _) = wait_for_other_edge(&chain, &EDGE_V4.to_string()).await;
+    assert_eq!(edge, alone.for_devices());
+    wait_for_requests(&chain, &[0]).await;
+    let ready = page(&chain, alone.metrics, "/ready").await;
+    assert!(ready.contains("\"database\":\"unreachable\""), "{ready}");
+
+    // What was changed by then counts from when the database is there again.
+    server.start().unwrap();
+    chain.start_edge().await.unwrap();
+    chain.create_route(&tunnel, PRIVATE_V6).await.unwrap();
+    wait_for_requests(&chain, &[1]).await;
 }

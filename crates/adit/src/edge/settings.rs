@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use super::EdgeFlags;
 use crate::command_line::{DatabaseUrl, listen_address};
-use crate::up::settings::{OneOrMany, check_database, read};
+use crate::up::settings::{OneOrMany, check_database, read, staleness};
 
 /// The checked settings: nothing in them is left to be defaulted.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub(super) struct Settings {
     pub(super) https: SocketAddr,
     pub(super) tunnel: SocketAddr,
     pub(super) metrics: SocketAddr,
+    pub(super) max_staleness: Duration,
     pub(super) certificates: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -63,6 +65,7 @@ struct File {
     https: Option<String>,
     tunnel: Option<String>,
     metrics: Option<String>,
+    max_staleness: Option<String>,
     certificate: Option<OneOrMany<PathBuf>>,
     certificate_key: Option<OneOrMany<PathBuf>>,
 }
@@ -90,8 +93,9 @@ impl Settings {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data);
         made.with_context(|| format!("data: cannot make the directory {}", data.display()))?;
         let code = flags.code.or(file.code);
+        let max_staleness = staleness(flags.max_staleness.or(file.max_staleness).as_deref())?;
         let certificates = certificates.into_iter().zip(keys).collect();
-        Ok(Self { data, control, ca, code, database, https, tunnel, metrics, certificates })
+        Ok(Self { data, control, ca, code, database, https, tunnel, metrics, max_staleness, certificates })
     }
 }
 
@@ -133,6 +137,7 @@ mod tests {
         assert_eq!(settings.code.as_ref().unwrap().reveal(), "sesame");
         assert!(settings.ca.starts_with(b"-----BEGIN") && !format!("{settings:?}").contains("sesame"));
         assert_eq!(settings.tunnel.to_string(), "[::]:7844");
+        assert_eq!(settings.max_staleness, Duration::from_hours(24));
     }
 
     #[test]
@@ -146,6 +151,10 @@ mod tests {
         wrong("control: https://x\nca: /nowhere/ca.pem\n", "ca: cannot read /nowhere/ca.pem");
         wrong("contrl: https://x\n", "contrl");
         wrong("control: https://x\nca: '-----BEGIN'\ndatabase: mysql://x\n", "database: expected a URL");
+        wrong(
+            "control: https://x\nca: '-----BEGIN'\nmax-staleness: soon\n",
+            "max-staleness: expected a duration",
+        );
         wrong("control: https://x\nca: '-----BEGIN'\nhttps: here\n", "https: expected ADDRESS:PORT");
     }
 }
