@@ -33,6 +33,7 @@ mod token;
 mod tunnel;
 mod version;
 mod virtual_network;
+mod warp_connector;
 mod zone;
 
 use std::net::{IpAddr, SocketAddr};

@@ -103,7 +103,7 @@ struct Key {
     wrong: fn(&Value) -> Option<&'static str>,
 }
 
-const KEYS: [Key; 18] = [
+const KEYS: [Key; 19] = [
     key("tls_decrypt", || json!({ "enabled": false }), switch),
     key(
         "activity_log",
@@ -175,6 +175,11 @@ const KEYS: [Key; 18] = [
     ),
     key("x_dial_before_policy", || json!(false), |value| (value != false).then_some("only false is built")),
     key("x_egress_enabled", || json!(false), |value| (value != false).then_some("egress is not built")),
+    key(
+        "x_reevaluate_on_change",
+        || json!(true),
+        |value| (!value.is_boolean()).then_some("expected true or false"),
+    ),
     key(
         "x_close_on_session_expiry",
         || json!(false),
@@ -283,6 +288,7 @@ fn edge_settings(account: AccountId, settings: &Map<String, Value>) -> GatewaySe
         } else {
             NonHttpTls::Error
         },
+        reevaluate: settings["x_reevaluate_on_change"] == true,
     }
 }
 

@@ -189,7 +189,9 @@ fn virtual_network_id(fields: &Fields) -> Result<Option<VirtualNetworkId>, ApiEr
 async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
     let query = &call.query;
     let paging = query.paging(PER_PAGE, MAX_PER_PAGE)?;
+    let asked = tunnel::asked_kinds(&query.all("tun_types"));
     let filter = RouteFilter {
+        tunnel_kind: if let [kind] = asked.as_slice() { Some(*kind) } else { None },
         id: query.parsed("route_id")?,
         comment: query.text("comment").map(str::to_owned),
         inside: query.parsed("network_subset")?,
@@ -199,9 +201,6 @@ async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
         deleted: query.deleted()?,
         existed_at: query.time("existed_at")?,
     };
-    if !tunnel::of_kind(&query.all("tun_types")) {
-        return Ok(Reply::Many { rows: Vec::new(), info: paging.info(0, 0) });
-    }
     let page = call.control.0.store.route_list(call.account, &filter, paging.window()).await?;
     let rows: Vec<Value> = page.rows.iter().map(object).collect();
     let info = paging.info(rows.len(), page.total);
@@ -301,7 +300,7 @@ object! {
         "network": Kind::Text => route.network_as_written,
         "tunnel_id": Kind::Uuid => route.tunnel,
         "tunnel_name": Kind::Text => route.tunnel_name,
-        "tun_type": Kind::OneOf(&["cfd_tunnel"]) => "cfd_tunnel",
+        "tun_type": tunnel::KIND => route.tunnel_kind.as_str(),
         "virtual_network_id": Kind::Uuid => route.virtual_network,
         "virtual_network_name": Kind::Text => route.virtual_network_name,
         "comment": Kind::Text => route.comment,

@@ -1,11 +1,12 @@
-//! Tunnels (contract D, 6.1 and 6.2): `A/cfd_tunnel`, and `A/tunnels` for all kinds in one list.
+//! Tunnels (contract D, 6.1 to 6.3): `A/cfd_tunnel`, and `A/tunnels` for all kinds in one list. Another kind has other paths
+//! ([`super::warp_connector`]), under which tunnels of this one are not found, and the same life.
 
 use std::time::SystemTime;
 
 use adit_model::{Command, ConnectionOpened, ConnectorId, TunnelId};
 use adit_store::{
-    Cascade, ConfigSource, FindError, NewTunnel, TunnelDeleteError, TunnelEdit, TunnelFilter, TunnelRow,
-    TunnelWriteError, Window,
+    Cascade, ConfigSource, FindError, NewTunnel, TunnelDeleteError, TunnelEdit, TunnelFilter, TunnelKind,
+    TunnelRow, TunnelWriteError, Window,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -26,7 +27,7 @@ use crate::live::Live;
 use crate::permission::{Area, Level};
 
 /// Longest name of a tunnel, in characters.
-const MAX_NAME: usize = 100;
+pub(super) const MAX_NAME: usize = 100;
 /// How long a secret is, in bytes; the upper bound is ours.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 32..=1024;
 const SECRET_EXPECTED: &str = "tunnel_secret must be base64 of at least 32 bytes";
@@ -34,11 +35,13 @@ const PER_PAGE: u64 = 20;
 const MAX_PER_PAGE: u64 = 1000;
 /// From how many live connections on a tunnel is healthy.
 const HEALTHY_CONNECTIONS: usize = 2;
-/// The only kind of tunnel there is yet.
-const KIND: &str = "cfd_tunnel";
+/// The kind of `A/cfd_tunnel`.
+const CONNECTOR_KIND: TunnelKind = TunnelKind::Connector;
+/// What kinds are called.
+pub(super) const KIND: Kind = Kind::OneOf(&["cfd_tunnel", "warp_connector"]);
 
 /// What narrows a list of tunnels.
-const FILTERS: &[Member] = &[
+pub(super) const FILTERS: &[Member] = &[
     ("name", Kind::Text),
     ("name_prefix", Kind::Text),
     ("include_prefix", Kind::Text),
@@ -58,7 +61,7 @@ const CREATE: &[Field] = &[
     Field::optional("config_src", Shape::OneOf(&["local", "cloudflare"])),
 ];
 
-const CHANGE: &[Field] = &[
+pub(super) const CHANGE: &[Field] = &[
     Field::optional("name", Shape::Name(MAX_NAME)),
     Field::optional("tunnel_secret", Shape::Secret(SECRET_EXPECTED)),
 ];
@@ -68,25 +71,29 @@ pub(super) const OPERATIONS: &[Operation] = &[
         .needs(Area::Tunnel, Level::Write)
         .body(Family::Network, CREATE)
         .answers(CREATED),
-    Operation::get("/accounts/{account}/cfd_tunnel", "List tunnels", |call| Box::pin(list(call)))
-        .needs(Area::Tunnel, Level::Read)
-        .list(Style::Page, TUNNEL, FILTERS),
-    Operation::get("/accounts/{account}/tunnels", "List tunnels of every kind", |call| Box::pin(list(call)))
-        .needs(Area::Tunnel, Level::Read)
-        .list(Style::Page, TUNNEL, FILTERS),
+    Operation::get("/accounts/{account}/cfd_tunnel", "List tunnels", |call| {
+        Box::pin(list(call, &[CONNECTOR_KIND]))
+    })
+    .needs(Area::Tunnel, Level::Read)
+    .list(Style::Page, TUNNEL, FILTERS),
+    Operation::get("/accounts/{account}/tunnels", "List tunnels of every kind", |call| {
+        Box::pin(list(call, &TunnelKind::ALL))
+    })
+    .needs(Area::Tunnel, Level::Read)
+    .list(Style::Page, ANY, FILTERS),
     Operation::get("/accounts/{account}/cfd_tunnel/{tunnel}", "Get a tunnel", |call| {
-        Box::pin(fetch(call, call.parameter("tunnel")))
+        Box::pin(fetch(call, CONNECTOR_KIND, call.parameter("tunnel")))
     })
     .needs(Area::Tunnel, Level::Read)
     .answers(TUNNEL),
     Operation::patch("/accounts/{account}/cfd_tunnel/{tunnel}", "Change a tunnel", |call| {
-        Box::pin(update(call, call.parameter("tunnel")))
+        Box::pin(update(call, CONNECTOR_KIND, call.parameter("tunnel")))
     })
     .needs(Area::Tunnel, Level::Write)
     .body(Family::Network, CHANGE)
     .answers(TUNNEL),
     Operation::delete("/accounts/{account}/cfd_tunnel/{tunnel}", "Delete a tunnel", |call| {
-        Box::pin(delete(call, call.parameter("tunnel")))
+        Box::pin(delete(call, CONNECTOR_KIND, call.parameter("tunnel")))
     })
     .needs(Area::Tunnel, Level::Write)
     .answers(TUNNEL)
@@ -94,14 +101,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation::get(
         "/accounts/{account}/cfd_tunnel/{tunnel}/connections",
         "List a tunnel's connectors",
-        |call| Box::pin(connections(call, call.parameter("tunnel"))),
+        |call| Box::pin(connections(call, CONNECTOR_KIND, call.parameter("tunnel"))),
     )
     .needs(Area::Tunnel, Level::Read)
     .list(Style::Single, CONNECTOR, &[]),
     Operation::delete(
         "/accounts/{account}/cfd_tunnel/{tunnel}/connections",
         "Close a tunnel's connections",
-        |call| Box::pin(connections_close(call, call.parameter("tunnel"))),
+        |call| Box::pin(connections_close(call, CONNECTOR_KIND, call.parameter("tunnel"))),
     )
     .needs(Area::Tunnel, Level::Write)
     .answers(EMPTY)
@@ -109,7 +116,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation::get(
         "/accounts/{account}/cfd_tunnel/{tunnel}/connectors/{connector}",
         "Get a connector",
-        |call| Box::pin(connector_fetch(call, call.parameter("tunnel"), call.parameter("connector"))),
+        |call| {
+            let (tunnel, connector) = (call.parameter("tunnel"), call.parameter("connector"));
+            Box::pin(connector_fetch(call, CONNECTOR_KIND, tunnel, connector))
+        },
     )
     .needs(Area::Tunnel, Level::Read)
     .answers(CONNECTOR_TOLD),
@@ -144,13 +154,18 @@ pub(super) const OPERATIONS: &[Operation] = &[
     .needs(Area::Tunnel, Level::Write)
     .answers(Kind::Text),
     Operation::get("/accounts/{account}/cfd_tunnel/{tunnel}/token", "Get a tunnel's token", |call| {
-        Box::pin(token_fetch(call, call.parameter("tunnel")))
+        Box::pin(token_fetch(call, CONNECTOR_KIND, call.parameter("tunnel")))
     })
     .needs(Area::Tunnel, Level::Write)
     .answers(Kind::Text),
 ];
 
 async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
+    make(call, CONNECTOR_KIND).await
+}
+
+/// Makes a tunnel of a kind.
+pub(super) async fn make(call: &Call<'_>, kind: TunnelKind) -> Result<Reply, ApiError> {
     let fields = call.fields(Family::Network)?;
     let name = fields.required("name", "1 to 100 printable characters", name(&fields)?)?;
     let secret = match fields.secret("tunnel_secret", SECRET_BYTES, SECRET_EXPECTED)? {
@@ -159,11 +174,12 @@ async fn create(call: &Call<'_>) -> Result<Reply, ApiError> {
     };
     let config_source = match fields.text("config_src")? {
         None => ConfigSource::Local,
+        Some(_) if kind != CONNECTOR_KIND => ConfigSource::Local,
         Some(name) => {
             ConfigSource::from_name(name).ok_or_else(|| fields.wrong("config_src", "local or cloudflare"))?
         }
     };
-    let new = NewTunnel { name, secret: secret.clone(), config_source };
+    let new = NewTunnel { kind, name, secret: secret.clone(), config_source };
     let made =
         call.control.0.store.tunnel_create(&call.actor, call.account, new).await.map_err(write_error)?;
     let mut object = object(&made.value, &call.control.live());
@@ -193,11 +209,19 @@ fn random_secret() -> Result<Vec<u8>, ApiError> {
     Ok(secret.to_vec())
 }
 
-/// The list, of `A/cfd_tunnel` and `A/tunnels`.
-pub(super) async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
+/// The list of some kinds.
+pub(super) async fn list(call: &Call<'_>, kinds: &[TunnelKind]) -> Result<Reply, ApiError> {
     let query = &call.query;
     let paging = query.paging(PER_PAGE, MAX_PER_PAGE)?;
+    let asked = asked_kinds(&query.all("tun_types"));
+    let kinds: Vec<TunnelKind> = kinds.iter().copied().filter(|kind| asked.contains(kind)).collect();
+    let kind = match kinds.as_slice() {
+        [] => return Ok(Reply::Many { rows: Vec::new(), info: paging.info(0, 0) }),
+        [kind] => Some(*kind),
+        _ => None,
+    };
     let filter = TunnelFilter {
+        kind,
         id: query.parsed("uuid")?,
         name: query.text("name").map(str::to_owned),
         name_prefix: query.text("name_prefix").or(query.text("include_prefix")).map(str::to_owned),
@@ -213,9 +237,6 @@ pub(super) async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
         return Err(Family::Network.invalid(&message));
     }
     let store = &call.control.0.store;
-    if !of_kind(&query.all("tun_types")) {
-        return Ok(Reply::Many { rows: Vec::new(), info: paging.info(0, 0) });
-    }
     if statuses.is_empty() {
         let page = store.tunnel_list(call.account, &filter, paging.window()).await?;
         let live = call.control.live();
@@ -239,21 +260,19 @@ pub(super) async fn list(call: &Call<'_>) -> Result<Reply, ApiError> {
     Ok(Reply::Many { rows, info })
 }
 
-/// Whether a `tun_types` filter lets this kind of tunnel through. Kinds that nobody knows any more are passed over
-/// (contract D, 6.4).
-pub(super) fn of_kind(kinds: &[&str]) -> bool {
-    let known = |kind: &&&str| [KIND, "warp_connector"].contains(*kind);
-    let mut known = kinds.iter().filter(known).peekable();
-    known.peek().is_none() || known.any(|kind| *kind == KIND)
+/// The kinds that a `tun_types` filter lets through. Those that nobody knows any more are passed over (contract D, 6.4).
+pub(super) fn asked_kinds(names: &[&str]) -> Vec<TunnelKind> {
+    let known: Vec<TunnelKind> = names.iter().filter_map(|name| TunnelKind::from_name(name)).collect();
+    if known.is_empty() { TunnelKind::ALL.to_vec() } else { known }
 }
 
-async fn fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    let row = row(call, id).await?;
+pub(super) async fn fetch(call: &Call<'_>, kind: TunnelKind, id: &str) -> Result<Reply, ApiError> {
+    let row = row_of(call, kind, id).await?;
     Ok(Reply::One(object(&row, &call.control.live())))
 }
 
-async fn update(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    let id = parse(id)?;
+pub(super) async fn update(call: &Call<'_>, kind: TunnelKind, id: &str) -> Result<Reply, ApiError> {
+    let id = known(call, kind, id).await?;
     let fields = call.fields(Family::Network)?;
     let secret = fields.secret("tunnel_secret", SECRET_BYTES, SECRET_EXPECTED)?;
     let edit = TunnelEdit { name: name(&fields)?, secret };
@@ -261,11 +280,11 @@ async fn update(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
     Ok(Reply::One(object(&done.map_err(write_error)?.value, &call.control.live())))
 }
 
-async fn delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    let id = parse(id)?;
+pub(super) async fn delete(call: &Call<'_>, kind: TunnelKind, id: &str) -> Result<Reply, ApiError> {
     let store = &call.control.0.store;
     let cascade = if call.query.flag("cascade")? == Some(true) { Cascade::Delete } else { Cascade::Refuse };
-    let tunnel = store.tunnel_fetch(call.account, id).await.map_err(missing)?;
+    let tunnel = row_of(call, kind, id).await?;
+    let id = tunnel.id;
     let connected = tunnel.deleted_at.is_none() && call.control.live().count(id) > 0;
     if connected && cascade == Cascade::Refuse {
         let message = "Cannot delete tunnel because it has active connections";
@@ -285,13 +304,18 @@ async fn delete(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
     Ok(Reply::One(object(&row, &call.control.live())))
 }
 
-async fn connections(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    let id = known(call, id).await?;
+pub(super) async fn connections(call: &Call<'_>, kind: TunnelKind, id: &str) -> Result<Reply, ApiError> {
+    let id = known(call, kind, id).await?;
     Ok(Reply::single(connectors(&call.control.live().of(id))))
 }
 
-async fn connector_fetch(call: &Call<'_>, id: &str, connector: &str) -> Result<Reply, ApiError> {
-    let id = known(call, id).await?;
+pub(super) async fn connector_fetch(
+    call: &Call<'_>,
+    kind: TunnelKind,
+    id: &str,
+    connector: &str,
+) -> Result<Reply, ApiError> {
+    let id = known(call, kind, id).await?;
     let missing = || ApiError::new(StatusCode::NOT_FOUND, 1003, "Connector not found");
     let connector: ConnectorId = connector.parse().map_err(|_| missing())?;
     let mut open = call.control.live().of(id);
@@ -305,17 +329,21 @@ async fn connector_fetch(call: &Call<'_>, id: &str, connector: &str) -> Result<R
     Ok(Reply::One(object))
 }
 
-async fn connections_close(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
+pub(super) async fn connections_close(
+    call: &Call<'_>,
+    kind: TunnelKind,
+    id: &str,
+) -> Result<Reply, ApiError> {
     let connector: Option<ConnectorId> = call.query.parsed("client_id")?;
-    let tunnel = known(call, id).await?;
+    let tunnel = known(call, kind, id).await?;
     let moved = call.control.live().dismiss(tunnel, connector);
     call.control.tunnel_moved(tunnel, moved, OffsetDateTime::now_utc()).await?;
     call.control.command(Command::CloseConnections { tunnel, connector });
     Ok(Reply::One(json!({})))
 }
 
-async fn token_fetch(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    let id = parse(id)?;
+pub(super) async fn token_fetch(call: &Call<'_>, kind: TunnelKind, id: &str) -> Result<Reply, ApiError> {
+    let id = known(call, kind, id).await?;
     let secret = call.control.0.store.tunnel_secret(call.account, id).await.map_err(missing)?;
     Ok(Reply::One(token(call, id, &secret).into()))
 }
@@ -328,14 +356,19 @@ fn token(call: &Call<'_>, id: TunnelId, secret: &[u8]) -> String {
     STANDARD.encode(Zeroizing::new(object).as_bytes())
 }
 
-/// The id of a tunnel that exists or existed.
-async fn known(call: &Call<'_>, id: &str) -> Result<TunnelId, ApiError> {
-    Ok(row(call, id).await?.id)
+/// The id of a tunnel of this kind that exists or existed.
+async fn known(call: &Call<'_>, kind: TunnelKind, id: &str) -> Result<TunnelId, ApiError> {
+    Ok(row_of(call, kind, id).await?.id)
 }
 
-/// A tunnel that exists or existed.
+/// A tunnel of `A/cfd_tunnel` that exists or existed.
 pub(super) async fn row(call: &Call<'_>, id: &str) -> Result<TunnelRow, ApiError> {
-    call.control.0.store.tunnel_fetch(call.account, parse(id)?).await.map_err(missing)
+    row_of(call, CONNECTOR_KIND, id).await
+}
+
+async fn row_of(call: &Call<'_>, kind: TunnelKind, id: &str) -> Result<TunnelRow, ApiError> {
+    let row = call.control.0.store.tunnel_fetch(call.account, parse(id)?).await.map_err(missing)?;
+    if row.kind == kind { Ok(row) } else { Err(not_found()) }
 }
 
 /// How a tunnel is (contract D, 6.1).
@@ -369,8 +402,18 @@ impl Status {
     }
 }
 
+/// A tunnel, with what a connector's has beside.
+fn object(tunnel: &TunnelRow, live: &Live) -> Value {
+    let mut object = common(tunnel, live);
+    if tunnel.kind == CONNECTOR_KIND {
+        object["remote_config"] = (tunnel.config_source == ConfigSource::Control).into();
+        object["config_src"] = tunnel.config_source.as_str().into();
+    }
+    object
+}
+
 object! {
-    FIELDS = object(tunnel: &TunnelRow, live: &Live) with {
+    FIELDS = common(tunnel: &TunnelRow, live: &Live) with {
         let open = live.of(tunnel.id);
         // A time of the other kind is null, by which clients see whether the tunnel is up.
         let (active, inactive) = if open.is_empty() {
@@ -385,9 +428,7 @@ object! {
         "created_at": Kind::Time => shape::time(tunnel.created_at),
         "deleted_at": Kind::Maybe(&Kind::Time) => shape::maybe_time(tunnel.deleted_at),
         "status": Kind::OneOf(&Status::NAMES) => Status::of(tunnel, live).as_str(),
-        "tun_type": Kind::OneOf(&[KIND]) => KIND,
-        "remote_config": Kind::Flag => tunnel.config_source == ConfigSource::Control,
-        "config_src": SOURCE => tunnel.config_source.as_str(),
+        "tun_type": KIND => tunnel.kind.as_str(),
         "connections": Kind::Many(&CONNECTION) => open.iter().map(connection).collect::<Vec<_>>(),
         "conns_active_at": Kind::Maybe(&Kind::Time) => active,
         "conns_inactive_at": Kind::Maybe(&Kind::Time) => inactive,
@@ -411,11 +452,25 @@ object! {
 /// Where a configuration comes from.
 pub(super) const SOURCE: Kind = Kind::OneOf(&["local", "cloudflare"]);
 const CONNECTION: Kind = Kind::Object("Connection", CONNECTION_FIELDS, &[]);
-const TUNNEL: Kind = Kind::Object("Tunnel", FIELDS, &[]);
-const CREATED: Kind =
-    Kind::Object("TunnelCreated", FIELDS, &[("token", Kind::Text), ("x_edges", Kind::Many(&Kind::Text))]);
-const CONNECTOR: Kind = Kind::Object("Connector", CONNECTOR_FIELDS, &[]);
-const CONNECTOR_TOLD: Kind = Kind::Object(
+const TUNNEL: Kind = Kind::Object("Tunnel", FIELDS, &[("remote_config", Kind::Flag), ("config_src", SOURCE)]);
+/// A tunnel of either kind.
+const ANY: Kind = Kind::Object(
+    "TunnelOfAnyKind",
+    FIELDS,
+    &[("remote_config", Kind::Sometimes(&Kind::Flag)), ("config_src", Kind::Sometimes(&SOURCE))],
+);
+/// A tunnel of another kind.
+pub(super) const SITE: Kind = Kind::Object("WarpConnectorTunnel", FIELDS, &[]);
+const TOKEN: Member = ("token", Kind::Text);
+const EDGES: Member = ("x_edges", Kind::Many(&Kind::Text));
+const CREATED: Kind = Kind::Object(
+    "TunnelCreated",
+    FIELDS,
+    &[("remote_config", Kind::Flag), ("config_src", SOURCE), TOKEN, EDGES],
+);
+pub(super) const SITE_CREATED: Kind = Kind::Object("WarpConnectorTunnelCreated", FIELDS, &[TOKEN, EDGES]);
+pub(super) const CONNECTOR: Kind = Kind::Object("Connector", CONNECTOR_FIELDS, &[]);
+pub(super) const CONNECTOR_TOLD: Kind = Kind::Object(
     "ConnectorWithConfiguration",
     CONNECTOR_FIELDS,
     &[("x_local_configuration", Kind::Anything)],

@@ -48,6 +48,7 @@ async fn what_is_not_built_is_refused_and_nothing_is_stored() {
         ("browser_isolation", json!({ "url_browser_isolation_enabled": true })),
         ("certificate", json!({ "id": "3a5b3b1e-0f5c-4c3e-8a57-5d9a0a9a3c11" })),
         ("x_egress_enabled", json!(true)),
+        ("x_reevaluate_on_change", json!("yes")),
         ("max_ttl_secs", json!(60)),
     ] {
         let body = json!({ "settings": { key: value } });

@@ -191,8 +191,9 @@ fn batch_of(method: &Method, path: &str) -> String {
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 /// What a tenant has one of.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
     "tunnel",
+    "site_tunnel",
     "connector",
     "virtual_network",
     "route",
@@ -231,6 +232,9 @@ impl Tenant {
         let connector = ConnectorId::from_uuid(uuid::Uuid::new_v4());
         api.connected(&ids["tunnel"], connector, 0).await;
         ids.insert("connector", connector.to_string());
+        let site = post("warp_connector", json!({ "name": format!("site {name}") })).await;
+        ids.insert("site_tunnel", site.text("/result/id"));
+        private.push(site.text("/result/token"));
         let made = post("teamnet/virtual_networks", json!({ "name": format!("network {name}") })).await;
         ids.insert("virtual_network", made.text("/result/id"));
         let route =

@@ -144,7 +144,7 @@ async fn connectivity_settings_say_what_is_so_and_take_nothing_else() {
     );
     // Nothing carries these: they are not there.
     api.get("zerotrust/routes/hostname").await.refused(404, 7003, "No route");
-    api.get("warp_connector").await.refused(404, 7003, "No route");
+    api.get("warp_connector/x/configurations").await.refused(404, 7003, "No route");
 }
 
 /// Contract D, 4: clients walk on until a page is empty.
@@ -152,6 +152,7 @@ async fn connectivity_settings_say_what_is_so_and_take_nothing_else() {
 async fn a_page_beyond_the_end_of_any_list_is_empty() {
     let api = Api::new().await;
     let tunnel = api.tunnel("k8s").await;
+    let site = api.post("warp_connector", json!({ "name": "site" })).await.text("/result/id");
     let list = api.post("gateway/lists", json!({ "name": "l", "type": "IP", "items": ["10.0.0.1"] })).await;
     api.post("teamnet/routes", json!({ "network": "10.0.0.0/8", "tunnel_id": tunnel })).await.result();
     api.post("access/service_tokens", json!({ "name": "ci" })).await.result();
@@ -170,7 +171,7 @@ async fn a_page_beyond_the_end_of_any_list_is_empty() {
         walked += 1;
         let path =
             path.replace("{account}", &account).replace("{zone}", &account).replace("{audit}", &record);
-        let path = path.replace("{tunnel}", &tunnel).replace("{list}", &list);
+        let path = path.replace("{tunnel}", &tunnel).replace("{site_tunnel}", &site).replace("{list}", &list);
         assert!(!path.contains('{'), "{path}: what stands there?");
         let get = async |query: &str| {
             let path = format!("/client/v4{path}?since=2020-01-01&before=2100-01-01{query}");

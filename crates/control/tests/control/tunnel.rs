@@ -110,8 +110,50 @@ async fn filters_choose_tunnels() {
     }
     assert_eq!(api.get("tunnels?tun_types=cfd_tunnel,old").await.column("name").len(), 3);
     assert_eq!(api.get("tunnels?tun_types=warp_connector").await.result(), &json!([]));
+    assert_eq!(api.get("cfd_tunnel?tun_types=warp_connector").await.result(), &json!([]));
     api.get("cfd_tunnel?status=odd").await.refused(400, 1003, "status: expected inactive");
     api.get("cfd_tunnel?existed_at=yesterday").await.refused(400, 1003, "existed_at: expected a time");
+}
+
+#[tokio::test]
+async fn a_site_has_a_tunnel_of_its_own_kind_with_the_same_names_routes_and_life() {
+    let api = Api::new().await;
+    api.tunnel("k8s").await;
+    api.post("warp_connector", json!({ "name": "k8s" })).await.refused(
+        409,
+        1013,
+        "You already have a tunnel",
+    );
+    api.post("warp_connector", json!({ "name": "x", "ha": true })).await.refused(400, 1003, "ha: only false");
+    let made = api.post("warp_connector", json!({ "name": "site", "ha": false })).await;
+    let (id, token) = (made.text("/result/id"), made.text("/result/token"));
+    let path = format!("warp_connector/{id}");
+    let site = api.get(&path).await;
+    assert_eq!(site.result()["tun_type"], "warp_connector");
+    assert_eq!(site.result()["status"], "inactive");
+    assert!(site.result().get("config_src").is_none() && site.result().get("remote_config").is_none());
+    assert_eq!(api.get(&format!("{path}/token")).await.result(), &json!(token));
+    api.get(&format!("cfd_tunnel/{id}")).await.refused(404, 1003, "Tunnel not found");
+    api.delete(&format!("cfd_tunnel/{id}")).await.refused(404, 1003, "Tunnel not found");
+    assert_eq!(api.get("cfd_tunnel").await.column("name"), ["k8s"]);
+    assert_eq!(api.get("warp_connector").await.column("name"), ["site"]);
+    assert_eq!(api.get("tunnels").await.column("name"), ["k8s", "site"]);
+    assert_eq!(api.get("tunnels?tun_types=warp_connector").await.column("name"), ["site"]);
+
+    let route = json!({ "network": "10.0.0.0/8", "tunnel_id": id });
+    assert_eq!(api.post("teamnet/routes", route).await.result()["tun_type"], "warp_connector");
+    assert_eq!(api.get("teamnet/routes?tun_types=warp_connector").await.column("tunnel_name"), ["site"]);
+    assert_eq!(api.get("teamnet/routes?tun_types=cfd_tunnel").await.result(), &json!([]));
+    let one = connector();
+    api.connected(&id, one, 0).await;
+    assert_eq!(api.get(&path).await.result()["status"], "degraded");
+    assert_eq!(api.get(&format!("{path}/connections")).await.column("id"), [one.to_string()]);
+    assert_eq!(api.get(&format!("{path}/connectors/{one}")).await.text("/result/id"), one.to_string());
+    api.delete(&path).await.refused(400, 1022, "active connections");
+    api.delete(&format!("{path}/connections")).await.result();
+    api.delete(&path).await.refused(400, 1023, "associated routes");
+    let gone = api.delete(&format!("{path}?cascade=true")).await;
+    assert_ne!(gone.result()["deleted_at"], Value::Null);
 }
 
 #[tokio::test]

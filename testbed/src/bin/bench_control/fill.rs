@@ -6,7 +6,7 @@ use adit_control::{Control, Settings};
 use adit_model::{AccountId, Action, Filter, ListId, ListKind, RuleSettings, TunnelId, VirtualNetworkId};
 use adit_store::{
     Actor, ConfigSource, NewItem, NewList, NewRoute, NewRule, NewTunnel, RuleContent, RuleText, Store,
-    Takeover,
+    Takeover, TunnelKind,
 };
 use anyhow::{Context as _, Result};
 use zeroize::Zeroizing;
@@ -24,7 +24,12 @@ pub(crate) async fn fill(data: &Path, routes: u32, rules: u32) -> Result<String>
     let control = Control::new(store.clone(), Settings::default()).await?;
     let (account, actor) = (control.account(), Actor::system());
     let secret = Zeroizing::new(vec![7; 32]);
-    let new = NewTunnel { name: "bench".into(), secret, config_source: ConfigSource::Local };
+    let new = NewTunnel {
+        kind: TunnelKind::Connector,
+        name: "bench".into(),
+        secret,
+        config_source: ConfigSource::Local,
+    };
     let tunnel = store.tunnel_create(&actor, account, new).await?.value.id;
     let mut lists = Vec::new();
     for number in 0..LISTS {
