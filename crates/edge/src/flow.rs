@@ -10,7 +10,7 @@ use adit_model::{
     ConnectionId, FirstBytes, FlowEnd, FlowFacts, FlowId, FlowRecord, InspectionRecord, NodeId, Protocol,
     Refusal, RuleId,
 };
-use adit_policy::{Decision, Known, Permit, Snapshot};
+use adit_policy::{Decision, Known, Permit, Snapshot, Treatment};
 use adit_transport::datagram::{DatagramFlow, ExchangeEnd, Exchanged, exchange};
 use adit_transport::splice::{Passed, SpliceEnd, splice};
 use adit_transport::{Duplex, ReadChunk, WriteChunk};
@@ -19,8 +19,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::Shared;
+use crate::datagram::FarDatagrams;
 use crate::dial::{Dialled, DialledDatagrams, NotDialled, Order, Reach, dial, dial_datagrams};
 use crate::first_bytes::hold;
+use crate::first_datagrams::{hold_datagrams, look_ahead, turn_away};
 use crate::inspection::{self, Inspected, Looked};
 use crate::limits::DATAGRAM_IDLE;
 use crate::sessions::{Cut, Session};
@@ -133,36 +135,49 @@ async fn decided<A: Asked>(
     let decision = snapshot.decide(way.facts, Known::Opening);
     if decision != Decision::AwaitsFirstBytes {
         drop(snapshot);
-        return carried_out(way, decision, asked, outcome).await;
+        return carried_out(way, decision, None, asked, outcome).await;
     }
-    if way.facts.protocol != Protocol::Tcp {
-        // Nothing is recognised in datagrams.
-        let decision = snapshot.decide(way.facts, Known::FirstBytes(&FirstBytes::default()));
-        drop(snapshot);
-        return carried_out(way, decision, asked, outcome).await;
-    }
-    match way.session.flow_token().run_until_cancelled(hold(asked)).await {
-        Some(Some((first, held))) => {
-            let decision = snapshot.decide(way.facts, Known::FirstBytes(&first));
+    let cut = way.session.flow_token();
+    // Boxed: a flow that is held is rare, and its future would make every flow's as large.
+    match way.facts.protocol {
+        Protocol::Tcp => match cut.run_until_cancelled(hold(asked)).await {
+            Some(Some((first, held))) => {
+                let decision = snapshot.decide(way.facts, Known::FirstBytes(&first));
+                drop(snapshot);
+                Box::pin(carried_out(way, decision, Some(first), held, outcome)).await
+            }
+            Some(None) => (FlowEnd::ResetByDevice, None),
+            None => (end_of(way.session.why()), None),
+        },
+        Protocol::Udp => match cut.run_until_cancelled(hold_datagrams(asked)).await {
+            Some(Some((first, held))) => {
+                let decision = snapshot.decide(way.facts, Known::FirstBytes(&first));
+                drop(snapshot);
+                Box::pin(carried_out(way, decision, Some(first), held, outcome)).await
+            }
+            Some(None) => (FlowEnd::ResetByDevice, None),
+            None => (end_of(way.session.why()), None),
+        },
+        Protocol::Icmp => {
+            // Nothing is recognised in an echo.
+            let decision = snapshot.decide(way.facts, Known::FirstBytes(&FirstBytes::default()));
             drop(snapshot);
-            // Boxed: a flow that is held is rare, and its future would make every flow's as large.
-            Box::pin(carried_out(way, decision, held, outcome)).await
+            carried_out(way, decision, None, asked, outcome).await
         }
-        Some(None) => (FlowEnd::ResetByDevice, None),
-        None => (end_of(way.session.why()), None),
     }
 }
 
 async fn carried_out<A: Asked>(
     way: Way<'_>,
     decision: Decision,
+    first: Option<FirstBytes>,
     asked: A,
     outcome: &mut Outcome,
 ) -> (FlowEnd, Option<RuleId>) {
     match decision {
         Decision::Permitted(permit) => {
             outcome.permit = Some(permit);
-            (permitted(way, permit, asked, outcome).await, permit.rule)
+            permitted(way, permit, first, asked, outcome).await
         }
         Decision::Refused { refusal, rule } => {
             asked.refuse(refusal, "").await;
@@ -175,8 +190,33 @@ async fn carried_out<A: Asked>(
     }
 }
 
-async fn permitted<A: Asked>(way: Way<'_>, permit: Permit, asked: A, outcome: &mut Outcome) -> FlowEnd {
+/// Steps 5 and 7, until the flow ends or is cut: how, and by which rule.
+async fn permitted<A: Asked>(
+    way: Way<'_>,
+    permit: Permit,
+    first: Option<FirstBytes>,
+    asked: A,
+    outcome: &mut Outcome,
+) -> (FlowEnd, Option<RuleId>) {
     let ended = way.session.flow_token();
+    let open = way.shared.open_flows.begin(way.id, way.facts, first, ended.clone());
+    match dialled_and_carried(way, permit, &ended, asked, outcome).await {
+        Some(end) => (end, permit.rule),
+        None => match open.flow.cut_by() {
+            Some(rule) => (FlowEnd::CutByRule, Some(rule)),
+            None => (end_of(way.session.why()), permit.rule),
+        },
+    }
+}
+
+/// Step 7, and what follows it. `None` if the flow was cut.
+async fn dialled_and_carried<A: Asked>(
+    way: Way<'_>,
+    permit: Permit,
+    ended: &CancellationToken,
+    asked: A,
+    outcome: &mut Outcome,
+) -> Option<FlowEnd> {
     let flow = RelayedFlow {
         flow: way.id,
         account: way.facts.account,
@@ -190,45 +230,47 @@ async fn permitted<A: Asked>(way: Way<'_>, permit: Permit, asked: A, outcome: &m
     match way.facts.protocol {
         Protocol::Tcp => {
             let dialling = dial(way.shared, order, permit.destination);
-            match dialled(dialling, &way, &ended, asked, outcome).await {
+            match dialled(dialling, &way, ended, asked, outcome).await {
                 // Boxed: most flows are not looked into, and are not to be as large as those that are.
                 Ok((dialled, asked)) if way.looks => {
-                    Box::pin(looked_into(way, permit, dialled, asked, &ended, outcome)).await
+                    Box::pin(looked_into(way, permit, dialled, asked, ended, outcome)).await
                 }
-                Ok((dialled, asked)) => stream(dialled, asked, &ended, outcome).await,
-                Err(end) => return end,
+                Ok((dialled, asked)) => stream(dialled, asked, ended, outcome).await,
+                Err(end) => end,
             }
         }
         Protocol::Udp | Protocol::Icmp => {
             let dialling = dial_datagrams(way.shared, order, permit.destination);
-            match dialled(dialling, &way, &ended, asked, outcome).await {
-                Ok((dialled, asked)) => datagrams(dialled, asked, &ended, outcome).await,
-                Err(end) => return end,
+            match dialled(dialling, &way, ended, asked, outcome).await {
+                Ok((dialled, asked)) if way.looks && way.facts.protocol == Protocol::Udp => {
+                    Box::pin(looked_at(way, dialled, asked, ended, outcome)).await
+                }
+                Ok((dialled, asked)) => datagrams(dialled, asked, ended, outcome).await,
+                Err(end) => end,
             }
         }
     }
-    .unwrap_or_else(|| end_of(way.session.why()))
 }
 
-/// Step 7, dial: waits for it, unless the flow is cut meanwhile, and refuses the flow if it fails.
+/// Step 7, dial: waits for it, unless the flow is cut meanwhile, and refuses the flow if it fails. `None`: it was cut.
 async fn dialled<A: Asked, D>(
     dialling: impl Future<Output = Result<D, NotDialled>>,
     way: &Way<'_>,
     ended: &CancellationToken,
     asked: A,
     outcome: &mut Outcome,
-) -> Result<(D, A), FlowEnd> {
+) -> Result<(D, A), Option<FlowEnd>> {
     match ended.run_until_cancelled(dialling).await {
         Some(Ok(dialled)) => Ok((dialled, asked)),
         Some(Err(NotDialled { refusal, connection, relayed_to, detail })) => {
             (outcome.connection, outcome.relayed_to) = (connection, relayed_to);
             tracing::info!(flow = %way.id, refusal = refusal.as_str(), detail, "dial failed");
             asked.refuse(refusal, &detail).await;
-            Err(FlowEnd::Refused(refusal))
+            Err(Some(FlowEnd::Refused(refusal)))
         }
         None => {
             asked.refuse(Refusal::Revoked, "").await;
-            Err(end_of(way.session.why()))
+            Err(None)
         }
     }
 }
@@ -293,17 +335,66 @@ pub(crate) async fn datagrams<A: Asked>(
 ) -> Option<FlowEnd> {
     let DialledDatagrams { via, mut far } = dialled;
     (outcome.connection, outcome.relayed_to) = (via.connection(), via.relayed_to());
+    let Some(near) = asked.accept_datagrams().await else {
+        far.reset();
+        return Some(FlowEnd::ResetByDevice);
+    };
+    let end = exchanged(near, far, ended, &mut outcome.carried).await;
+    drop(via);
+    end
+}
+
+/// Step 5 for datagrams: QUIC cannot be opened, and does not pass where TLS is, so that its clients take TCP (Gateway semantics,
+/// 3.2). `None` if it was cut.
+async fn looked_at<A: Asked>(
+    way: Way<'_>,
+    dialled: DialledDatagrams,
+    asked: A,
+    ended: &CancellationToken,
+    outcome: &mut Outcome,
+) -> Option<FlowEnd> {
+    let DialledDatagrams { via, mut far } = dialled;
+    (outcome.connection, outcome.relayed_to) = (via.connection(), via.relayed_to());
     let Some(mut near) = asked.accept_datagrams().await else {
         far.reset();
         return Some(FlowEnd::ResetByDevice);
     };
+    let first = match ended.run_until_cancelled(look_ahead(&mut near.receiver)).await {
+        Some(Some(first)) => first,
+        gone => {
+            near.reset();
+            far.reset();
+            return gone.map(|_| FlowEnd::ResetByDevice);
+        }
+    };
+    let treatment = way.shared.snapshots.current().treatment(way.facts, &first);
+    outcome.inspection = first.protocol.map(|_| inspection::record(treatment, &first));
+    let end = match treatment {
+        Treatment::Pass(_) => exchanged(near, far, ended, &mut outcome.carried).await,
+        Treatment::Refuse | Treatment::OpenTls | Treatment::ReadHttp => {
+            far.reset();
+            turn_away(&mut near, Refusal::Blocked).await;
+            Some(FlowEnd::Refused(Refusal::Blocked))
+        }
+    };
+    drop(via);
+    end
+}
+
+/// Passes datagrams both ways. `None` if the flow was cut.
+async fn exchanged<R: ReadChunk, W: WriteChunk>(
+    mut near: DatagramFlow<R, W>,
+    mut far: FarDatagrams,
+    ended: &CancellationToken,
+    carried: &mut Exchanged,
+) -> Option<FlowEnd> {
     let exchanging = exchange(
         (&mut near.receiver, &mut near.sender),
         (&mut far.receiver, &mut far.sender),
         DATAGRAM_IDLE,
-        &mut outcome.carried,
+        carried,
     );
-    let end = match ended.run_until_cancelled(exchanging).await {
+    match ended.run_until_cancelled(exchanging).await {
         Some(ExchangeEnd::Finished | ExchangeEnd::Idle) => Some(FlowEnd::Finished),
         Some(ExchangeEnd::NearFailed(_)) => Some(FlowEnd::ResetByDevice),
         Some(ExchangeEnd::FarFailed(_)) => Some(FlowEnd::ResetByDestination),
@@ -312,9 +403,7 @@ pub(crate) async fn datagrams<A: Asked>(
             far.reset();
             None
         }
-    };
-    drop(via);
-    end
+    }
 }
 
 fn end_of(cut: Cut) -> FlowEnd {

@@ -114,7 +114,8 @@ fn spliced(end: &SpliceEnd) -> FlowEnd {
     }
 }
 
-fn record(treatment: Treatment, first: &FirstBytes) -> InspectionRecord {
+/// What is recorded of how a flow is treated.
+pub(crate) fn record(treatment: Treatment, first: &FirstBytes) -> InspectionRecord {
     let (treatment, rule) = match treatment {
         Treatment::Pass(PassReason::Rule(rule)) => ("bypassed", Some(rule)),
         Treatment::Pass(PassReason::NotHttp) => ("not-http", None),
@@ -162,13 +163,20 @@ impl Opening<'_> {
         let tasks = TaskTracker::new();
         // The judge works beside those who carry, on another core where there is one. What follows an upgrade runs on in a
         // task of its own, which holds the pipes.
+        // It is joined also when the flow is cut.
+        let shared = Arc::clone(self.looked.shared);
         let judge = tasks.spawn(self.judge(client, origin, tasks.clone()));
-        let judging = async {
-            let report = judge.await.unwrap_or_default();
+        let (reports, judging) = tokio::sync::oneshot::channel();
+        shared.tasks.spawn(async move {
+            let report = judge.await.unwrap_or_else(|error| {
+                tracing::error!(error = %error, "the judge of an inspected flow failed");
+                Report::default()
+            });
             tasks.close();
             tasks.wait().await;
-            report
-        };
+            // Nobody waits for the report of a flow that was cut.
+            let _ = reports.send(report);
+        });
         let carrying = async {
             tokio::join!(
                 splice(near, &mut near_pipe, HalfClose::Kept, &mut inspected.passed),
@@ -183,6 +191,7 @@ impl Opening<'_> {
                 (tokio::time::timeout(LINGER, carrying).await.ok(), report)
             }
         };
+        let report = report.unwrap_or_default();
         let end = end_of(&report, ends.as_ref().map(|(near, _)| near));
         if let Some(record) = &mut inspected.record {
             complete(record, report);

@@ -18,6 +18,7 @@ mod device;
 mod dial;
 mod far;
 mod first_bytes;
+mod first_datagrams;
 mod flow;
 mod freshness;
 mod hostname;
@@ -29,6 +30,7 @@ mod metrics;
 mod peer;
 mod pulse;
 mod record;
+mod reevaluation;
 mod sessions;
 mod snapshots;
 mod tunnel;
@@ -70,6 +72,8 @@ pub(crate) struct Shared {
     /// Other edge nodes.
     pub(crate) peers: peer::Peers,
     pub(crate) sessions: Sessions,
+    /// Flows that are carried.
+    pub(crate) open_flows: reevaluation::OpenFlows,
     /// Certificates for TLS that is opened.
     pub(crate) leaves: inspection::Leaves,
     /// Public host names in use.
@@ -130,6 +134,7 @@ impl Edge {
             connections: Connections::default(),
             peers: peer::Peers::new(config.peer.as_ref().map(|peer| peer.node)),
             sessions: Sessions::default(),
+            open_flows: reevaluation::OpenFlows::default(),
             leaves: inspection::Leaves::new(config.inspection),
             hostnames: Arc::new(Hostnames::new(config.certificates)),
             records: record::Recorder::new(ends.records),
@@ -149,6 +154,7 @@ impl Edge {
         let quic = device::QuicListener::bind(https, &config.identity, config.names)?;
         let tunnel_address = tunnel.address();
         shared.tasks.spawn(snapshots::follow(Arc::clone(&shared), ends.changes));
+        shared.tasks.spawn(reevaluation::follow(Arc::clone(&shared)));
         shared.tasks.spawn(tunnel::obey(Arc::clone(&shared), ends.commands));
         shared.tasks.spawn(ingress.serve(Arc::clone(&shared)));
         shared.tasks.spawn(quic.serve(Arc::clone(&shared)));

@@ -124,6 +124,19 @@ async fn a_reset_of_the_destination_resets_the_device() {
 }
 
 #[tokio::test]
+async fn a_block_rule_cuts_the_open_flows_that_it_matches() {
+    let mut chain = Chain::start().await;
+    let _connector = chain.connector(Answer::EchoAfterEnd).await;
+    let device = chain.device().await;
+    chain.change(peers::rule(Action::Block, "net.dst.port == 1")).await;
+    let (_send, response) = device.connect(TARGET).await;
+    chain.change(peers::rule(Action::Block, "net.dst.port == 6443")).await;
+    assert!(peers::read_all(response.into_body()).await.is_err());
+    let record = chain.flow_record().await;
+    assert_eq!((record.end, record.rule), (FlowEnd::CutByRule, Some(peers::RULE)));
+}
+
+#[tokio::test]
 async fn a_revoked_device_is_cut_and_told() {
     let mut chain = Chain::start().await;
     let _connector = chain.connector(Answer::EchoAfterEnd).await;

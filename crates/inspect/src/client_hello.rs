@@ -46,6 +46,18 @@ pub(crate) fn read(bytes: &[u8]) -> Seen<ClientHello> {
     }
 }
 
+/// Reads a hello that is not in records, as QUIC carries it (RFC 9001, section 4).
+pub(crate) fn read_message(message: &[u8]) -> Seen<ClientHello> {
+    match message_length(message) {
+        None => Seen::More,
+        Some(Err(NotAHello)) => Seen::No,
+        Some(Ok(length)) => match message.get(4..length) {
+            Some(body) => seen(parse(body)),
+            None => Seen::More,
+        },
+    }
+}
+
 struct NotAHello;
 
 /// The length of a handshake message with its header, once the header is there.

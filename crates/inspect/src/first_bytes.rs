@@ -5,7 +5,7 @@
 
 use adit_model::FirstBytes;
 
-use crate::client_hello;
+use crate::client_hello::{self, ClientHello};
 
 /// As many bytes are waited for (policy language, section 8).
 pub const LIMIT: usize = 16 << 10;
@@ -31,11 +31,7 @@ pub fn recognise(bytes: &[u8], ended: bool) -> Option<FirstBytes> {
     let bytes = &bytes[..bytes.len().min(LIMIT)];
     let last = ended || full;
     match client_hello::read(bytes) {
-        Seen::Yes(hello) => {
-            let server_name = hello.server_name.as_deref().and_then(canonical);
-            let application_protocols = hello.application_protocols;
-            return Some(FirstBytes { server_name, protocol: Some("tls"), application_protocols });
-        }
+        Seen::Yes(hello) => return Some(told("tls", hello)),
         Seen::More if !last => return None,
         Seen::More | Seen::No => {}
     }
@@ -47,6 +43,12 @@ pub fn recognise(bytes: &[u8], ended: bool) -> Option<FirstBytes> {
         }
     }
     Some(FirstBytes::default())
+}
+
+/// What a hello says.
+pub(crate) fn told(protocol: &'static str, hello: ClientHello) -> FirstBytes {
+    let server_name = hello.server_name.as_deref().and_then(canonical);
+    FirstBytes { server_name, protocol: Some(protocol), application_protocols: hello.application_protocols }
 }
 
 /// A host name as rules are asked for it. What cannot be one names nobody.

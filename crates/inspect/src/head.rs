@@ -1,7 +1,9 @@
 //! The head of a request, in the spelling in which rules are asked (policy language, 4 and 7.3).
 
 use adit_model::{RequestFacts, ResponseFacts};
-use http::{HeaderMap, Request, Version, header};
+use http::header::HeaderValue;
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, Request, Uri, Version, header};
 
 /// What is kept of a request while it is on its way.
 #[derive(Debug)]
@@ -54,6 +56,53 @@ impl Head {
     }
 }
 
+/// A request says of itself in no way, or in two, which host it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unclear;
+
+/// Leaves a request with one host, so that the host that rules judge is the one that the origin is asked for.
+///
+/// Where the request's target has an authority, `Host` says the same or is not there (RFC 9112, section 3.2.2; RFC 9113,
+/// section 8.3.1).
+///
+/// # Errors
+///
+/// If there are several hosts, or one that is no host.
+pub(crate) fn settle_host<B>(request: &mut Request<B>, scheme: &str) -> Result<(), Unclear> {
+    let mut named = request.headers().get_all(header::HOST).iter();
+    let host = match (named.next(), named.next()) {
+        (None, _) => None,
+        (Some(host), None) => Some(host.to_str().map_err(|_| Unclear)?.to_owned()),
+        (Some(_), Some(_)) => return Err(Unclear),
+    };
+    let target = request.uri().authority().map(Authority::as_str);
+    if target.or(host.as_deref()).is_some_and(|authority| authority.contains('@')) {
+        return Err(Unclear);
+    }
+    let is_http2 = request.version() == Version::HTTP_2;
+    match (target.map(str::to_owned), host) {
+        (Some(target), Some(_)) if !is_http2 => {
+            let value = HeaderValue::try_from(target).map_err(|_| Unclear)?;
+            request.headers_mut().insert(header::HOST, value);
+        }
+        (Some(_), Some(_)) => {
+            request.headers_mut().remove(header::HOST);
+        }
+        (None, Some(host)) if is_http2 => {
+            let mut parts = request.uri().clone().into_parts();
+            parts.scheme = Some(Scheme::try_from(scheme).map_err(|_| Unclear)?);
+            parts.authority = Some(Authority::try_from(host).map_err(|_| Unclear)?);
+            *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Unclear)?;
+            request.headers_mut().remove(header::HOST);
+        }
+        (None, Some(host)) if !host.is_empty() && Authority::try_from(host.as_str()).is_err() => {
+            return Err(Unclear);
+        }
+        (None, _) | (Some(_), None) => {}
+    }
+    Ok(())
+}
+
 /// The host of an authority, in lower case, without port, brackets and trailing dot.
 pub(crate) fn host_of(authority: &str) -> Option<String> {
     let authority = authority.rsplit('@').next().unwrap_or_default();
@@ -75,6 +124,36 @@ pub(crate) fn mime(headers: &HeaderMap) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_is_left_with_one_host() {
+        let settled = |target: &str, version: Version, hosts: &[&str]| {
+            let mut request = Request::get(target).version(version);
+            for host in hosts {
+                request = request.header("host", *host);
+            }
+            let mut request = request.body(()).unwrap();
+            settle_host(&mut request, "https").map(|()| {
+                let host = request.headers().get("host").map(|host| host.to_str().unwrap().to_owned());
+                (request.uri().to_string(), host)
+            })
+        };
+        let to = |uri: &str, host: Option<&str>| Ok((uri.to_owned(), host.map(str::to_owned)));
+        let (old, new) = (Version::HTTP_11, Version::HTTP_2);
+        assert_eq!(settled("/a", old, &["b:8443"]), to("/a", Some("b:8443")));
+        assert_eq!(settled("https://a/x", old, &["b"]), to("https://a/x", Some("a")));
+        assert_eq!(settled("https://a/x", new, &["b"]), to("https://a/x", None));
+        assert_eq!(settled("/x", new, &["b"]), to("https://b/x", None));
+        for (target, version, hosts) in [
+            ("/a", old, &["a", "b"][..]),
+            ("/a", old, &["a", "a"]),
+            ("/a", old, &["allowed@blocked"]),
+            ("https://allowed@blocked/a", new, &[]),
+            ("/a", old, &["a b"]),
+        ] {
+            assert_eq!(settled(target, version, hosts), Err(Unclear), "{target} {hosts:?}");
+        }
+    }
 
     #[test]
     fn a_request_is_told_in_the_spelling_of_rules() {

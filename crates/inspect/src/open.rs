@@ -4,7 +4,7 @@
 //! known also when the client does not accept ours. Nothing of a request reaches the origin before it is judged.
 
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -179,47 +179,56 @@ impl<G> Shared<G> {
 
 async fn serve<C: Stream, O: Stream, G: Gate>(client: C, origin: Option<O>, http2: bool, shared: Shared<G>) {
     let tasks = shared.tasks.clone();
-    let ended = match (origin, http2) {
-        (None, http2) => {
-            let session = shared.session(Sender::None);
-            let never = std::future::pending::<hyper::Result<()>>();
-            if http2 {
-                serve_http2(client, never, session, tasks).await
-            } else {
-                serve_http1(client, never, session).await
-            }
-        }
-        (Some(origin), true) => {
-            let mut builder = http2::Builder::new(Tracked(tasks.clone()));
-            builder
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(WINDOW)
-                .initial_connection_window_size(2 * WINDOW);
-            match builder.handshake(TokioIo::new(origin)).await {
-                Ok((sender, connection)) => {
-                    serve_http2(client, connection, shared.session(Sender::Http2(sender)), tasks).await
-                }
-                Err(error) => Err(error),
-            }
-        }
-        (Some(origin), false) => {
-            match http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(origin)).await {
-                Ok((sender, connection)) => {
-                    let session = shared.session(Sender::Http1(Mutex::new(sender)));
-                    serve_http1(client, connection.with_upgrades(), session).await
-                }
-                Err(error) => Err(error),
-            }
-        }
+    let (sender, origin) = ask(origin, http2, tasks.clone()).await;
+    let session = shared.session(sender);
+    let ended = if http2 {
+        serve_http2(client, origin, session, tasks).await
+    } else {
+        serve_http1(client, origin, session).await
     };
     if let Err(error) = ended {
         tracing::debug!(error = %error, "an inspected connection broke off");
     }
 }
 
+/// What carries the requests to the origin, until its connection ends.
+type Carrying = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+/// Begins to speak HTTP with the origin. Where that fails, requests are answered all the same, with why.
+async fn ask<O: Stream>(origin: Option<O>, http2: bool, tasks: TaskTracker) -> (Sender, Carrying) {
+    let asked = match origin {
+        None => return nobody(),
+        Some(origin) if http2 => {
+            let mut builder = http2::Builder::new(Tracked(tasks));
+            builder
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(WINDOW)
+                .initial_connection_window_size(2 * WINDOW);
+            let asked = builder.handshake(TokioIo::new(origin)).await;
+            asked.map(|(sender, connection)| (Sender::Http2(sender), Box::pin(connection) as Carrying))
+        }
+        Some(origin) => {
+            let asked =
+                http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(origin)).await;
+            asked.map(|(sender, connection)| {
+                (Sender::Http1(Mutex::new(sender)), Box::pin(connection.with_upgrades()) as Carrying)
+            })
+        }
+    };
+    asked.unwrap_or_else(|error| {
+        tracing::debug!(error = %error, "the origin does not speak HTTP");
+        nobody()
+    })
+}
+
+/// No connection to the origin.
+fn nobody() -> (Sender, Carrying) {
+    (Sender::None, Box::pin(std::future::pending()))
+}
+
 async fn serve_http1<C: Stream, G: Gate>(
     client: C,
-    origin: impl Future<Output = hyper::Result<()>>,
+    origin: Carrying,
     session: Arc<Session<G>>,
 ) -> hyper::Result<()> {
     let mut builder = serve1::Builder::new();
@@ -229,30 +238,18 @@ async fn serve_http1<C: Stream, G: Gate>(
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_DEADLINE)
         .max_buf_size(MAX_HEADER_BYTES);
-    let service = service_fn(|request: Request<Incoming>| {
-        let session = Arc::clone(&session);
+    let serving = Arc::clone(&session);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let session = Arc::clone(&serving);
         async move { answer(&session, request).await }
     });
-    let connection = builder.serve_connection(TokioIo::new(client), service).with_upgrades();
-    let (mut connection, mut origin) = (pin!(connection), pin!(origin));
-    tokio::select! {
-        ended = connection.as_mut() => ended,
-        ended = origin.as_mut() => {
-            if let Err(error) = ended {
-                tracing::debug!(error = %error, "the origin's connection broke off");
-            }
-            // Whatever it has answered is passed on; there will be no more. Who has not been told why is told.
-            if !session.insists_on_certificate() {
-                connection.as_mut().graceful_shutdown();
-            }
-            connection.await
-        }
-    }
+    let connection = pin!(builder.serve_connection(TokioIo::new(client), service).with_upgrades());
+    beside(connection, origin, &session, serve1::UpgradeableConnection::graceful_shutdown).await
 }
 
 async fn serve_http2<C: Stream, G: Gate>(
     client: C,
-    origin: impl Future<Output = hyper::Result<()>>,
+    origin: Carrying,
     session: Arc<Session<G>>,
     tasks: TaskTracker,
 ) -> hyper::Result<()> {
@@ -263,24 +260,36 @@ async fn serve_http2<C: Stream, G: Gate>(
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(2 * WINDOW);
-    let service = service_fn(|request: Request<Incoming>| {
-        let session = Arc::clone(&session);
+    let serving = Arc::clone(&session);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let session = Arc::clone(&serving);
         async move { answer(&session, request).await }
     });
-    let (mut connection, mut origin) =
-        (pin!(builder.serve_connection(TokioIo::new(client), service)), pin!(origin));
+    let connection = pin!(builder.serve_connection(TokioIo::new(client), service));
+    beside(connection, origin, &session, serve2::Connection::graceful_shutdown).await
+}
+
+/// Serves the client's connection while the origin's carries its requests, and on to its end when the origin's has ended.
+async fn beside<C: Future<Output = hyper::Result<()>>, G: Gate>(
+    mut connection: Pin<&mut C>,
+    origin: Carrying,
+    session: &Session<G>,
+    finish: impl FnOnce(Pin<&mut C>),
+) -> hyper::Result<()> {
+    // The origin's connection is dropped as soon as it has ended: requests that wait for it learn of that only then.
     tokio::select! {
-        ended = connection.as_mut() => ended,
-        ended = origin.as_mut() => {
+        ended = connection.as_mut() => return ended,
+        ended = origin => {
             if let Err(error) = ended {
                 tracing::debug!(error = %error, "the origin's connection broke off");
             }
-            if !session.insists_on_certificate() {
-                connection.as_mut().graceful_shutdown();
-            }
-            connection.await
         }
     }
+    // Whatever it has answered is passed on; there will be no more. Who has not been told why is told.
+    if !session.insists_on_certificate() {
+        finish(connection.as_mut());
+    }
+    connection.await
 }
 
 async fn answer<G: Gate>(session: &Session<G>, request: Request<Incoming>) -> Result<Response<Body>, Ended> {

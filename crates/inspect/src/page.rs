@@ -1,7 +1,7 @@
 //! The pages that the edge answers itself (Gateway semantics, 6): blocks, redirections, and origins that cannot be used.
 //!
-//! A person at a browser gets a page, a program a JSON object; both say why and what to do, and neither is kept. All
-//! that comes from elsewhere is escaped.
+//! A person at a browser gets a page, a program one line of text, which is what programs print (kubectl shows bodies of no
+//! other type); both say why and what to do, and neither is kept. All that comes from elsewhere is escaped.
 
 use std::fmt::Write as _;
 
@@ -54,7 +54,7 @@ pub(crate) fn page(
     } else if is_navigation(request) {
         (Some("text/html; charset=utf-8"), html(why, host, context))
     } else {
-        (Some("application/json"), json(why, host, context))
+        (Some("text/plain; charset=utf-8"), line(why, host, context))
     };
     let mut response =
         Response::new(Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync());
@@ -98,17 +98,22 @@ fn html(why: Why<'_>, host: &str, context: &PageContext) -> String {
     page
 }
 
-fn json(why: Why<'_>, host: &str, context: &PageContext) -> String {
-    let object = serde_json::json!({
-        "error": why.sentence,
-        "reason": why.reason,
-        "host": host,
-        "rule_id": why.rule.map(|rule| rule.id.to_string()),
-        "rule_name": why.rule.map(|rule| rule.name.as_str()),
-        "source": context.source,
-        "device_id": context.device,
-    });
-    format!("{object}\n")
+fn line(why: Why<'_>, host: &str, context: &PageContext) -> String {
+    let mut line = format!("{} [{}; site {host}", Plain(why.sentence), why.reason);
+    if let Some(rule) = why.rule {
+        let _ = write!(line, "; rule {} \"{}\"", rule.id, Plain(&rule.name));
+    }
+    let _ = writeln!(line, "; device {}, {}]", Plain(&context.device), Plain(&context.source));
+    line
+}
+
+/// Text that stays on one line of a terminal.
+struct Plain<'a>(&'a str);
+
+impl std::fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.chars().try_for_each(|c| f.write_char(if c.is_control() { ' ' } else { c }))
+    }
 }
 
 struct Escaped<'a>(&'a str);
@@ -186,6 +191,7 @@ mod tests {
 
     #[test]
     fn what_comes_from_elsewhere_is_escaped() {
+        assert_eq!(Plain("one\r\nline\u{1b}[2J").to_string(), "one  line [2J");
         assert_eq!(Escaped("<script>'\"&").to_string(), "&lt;script&gt;&#39;&quot;&amp;");
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::gate::{Action, Exchange, Gate, Verdict};
-use crate::head::{Head, mime};
+use crate::head::{Head, mime, settle_host};
 use crate::origin::{Seen, Validation};
 use crate::page::{self, Body, Why, page};
 
@@ -66,10 +66,16 @@ impl<G: Gate> Session<G> {
     /// Serves one request.
     pub(crate) async fn serve(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Ended> {
         let context = self.gate.context();
+        let clear = settle_host(&mut request, self.scheme);
         let head = Head::of(&request, self.scheme, &context.destination.to_string());
         let (headers, method, uri) =
             (request.headers().clone(), request.method().clone(), request.uri().clone());
         let asked = Asked { head: &head, headers: &headers, method: &method, uri: &uri };
+        if clear.is_err() {
+            let sentence = "The request does not say clearly which host it is for.";
+            let why = Why { status: 400, reason: "bad_request", sentence, rule: None };
+            return Ok(self.answer(asked, why, Action::Error));
+        }
         if self.is_misdirected(&head) {
             let sentence = "This connection is for another site. Open a new one.";
             return Ok(self.answer(

@@ -87,7 +87,7 @@ pub struct FlowFacts {
 pub struct FirstBytes {
     /// The name in the ClientHello (RFC 6066, section 3), in lower case and without a trailing dot.
     pub server_name: Option<String>,
-    /// The protocol, by its name in rules (policy language, 7.2): `tls`, `http`, `ssh`, …
+    /// The protocol, by its name in rules (policy language, 7.2): `tls`, `http`, `ssh`, …; `quic` of datagrams
     pub protocol: Option<&'static str>,
     /// The application protocols that the ClientHello offers (RFC 7301).
     pub application_protocols: Vec<String>,

@@ -15,6 +15,13 @@ pub struct GatewaySettings {
     pub inspection: InspectionMode,
     /// What becomes of TLS that carries no HTTP.
     pub non_http_tls: NonHttpTls,
+    /// Whether open flows are cut that a block rule matches when rules change.
+    #[serde(default = "yes")]
+    pub reevaluate: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// On which ports HTTP and TLS are looked for.
@@ -47,6 +54,7 @@ impl GatewaySettings {
             tls_decrypt: false,
             inspection: InspectionMode::default(),
             non_http_tls: NonHttpTls::default(),
+            reevaluate: true,
         }
     }
 }

@@ -170,6 +170,8 @@ pub enum FlowEnd {
     ResetByDestination,
     /// The registration was revoked while it was open.
     Revoked,
+    /// A block rule that was written while it was open matches it.
+    CutByRule,
     /// The edge is stopping.
     EdgeStopping,
     /// The client did not finish its TLS with the edge: most often it does not trust the account's authority.
@@ -187,6 +189,7 @@ impl FlowEnd {
             Self::ResetByDevice => "reset-by-device",
             Self::ResetByDestination => "reset-by-destination",
             Self::Revoked => "registration-revoked",
+            Self::CutByRule => "cut-by-rule",
             Self::EdgeStopping => "edge-stopping",
             Self::ClientTlsError => "client-tls-error",
             Self::Refused(refusal) => refusal.as_str(),

@@ -24,7 +24,7 @@ pub enum Treatment {
     OpenTls,
     /// It is HTTP, and judged as it is.
     ReadHttp,
-    /// It is refused: its TLS carries something else than HTTP, and would have to be opened.
+    /// It is refused: it would have to be opened and cannot be, as its TLS carries something else than HTTP, or is QUIC's.
     Refuse,
 }
 
@@ -74,7 +74,12 @@ impl Snapshot {
         let settings = self.gateway_settings(flow.account);
         let here = |port| settings.inspection == InspectionMode::Dynamic || flow.destination.port() == port;
         match first.protocol {
-            Some("tls") if !settings.tls_decrypt => Treatment::Pass(PassReason::NotAsked),
+            Some("tls" | "quic") if !settings.tls_decrypt => Treatment::Pass(PassReason::NotAsked),
+            // It cannot be opened: what would be is refused, so that clients take TCP (Gateway semantics, 3.2).
+            Some("quic") if here(443) => match self.off_rule(flow, first) {
+                Some(rule) => Treatment::Pass(PassReason::Rule(rule.id)),
+                None => Treatment::Refuse,
+            },
             Some("tls") if here(443) => match self.off_rule(flow, first) {
                 Some(rule) => Treatment::Pass(PassReason::Rule(rule.id)),
                 None => opened(&settings, first),

@@ -8,7 +8,7 @@
 //! that flow. Who opens a stream registers it before anything is sent that the other side could answer, so that no datagram
 //! comes before its flow. All flows of one connection are opened by the same side: both sides' streams have the same quarters.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -192,7 +192,11 @@ impl<R: ReadChunk, W: WriteChunk> DatagramFlow<R, W> {
     /// A flow whose packets all go on the stream.
     pub fn on_stream(stream: Duplex<R, W>) -> Self {
         Self {
-            receiver: PacketReceiver { capsules: CapsuleReader::new(stream.reader), frames: None },
+            receiver: PacketReceiver {
+                ahead: VecDeque::new(),
+                capsules: CapsuleReader::new(stream.reader),
+                frames: None,
+            },
             sender: PacketSender { writer: stream.writer, frames: None },
         }
     }
@@ -202,6 +206,7 @@ impl<R: ReadChunk, W: WriteChunk> DatagramFlow<R, W> {
         let router = registered.router.clone();
         Self {
             receiver: PacketReceiver {
+                ahead: VecDeque::new(),
                 capsules: CapsuleReader::new(stream.reader),
                 frames: Some(registered),
             },
@@ -239,7 +244,11 @@ impl<R: ReadChunk, W: WriteChunk> DatagramFlow<R, W> {
     ) -> DatagramFlow<R2, W2> {
         let (receiver, sender) = (self.receiver, self.sender);
         DatagramFlow {
-            receiver: PacketReceiver { capsules: receiver.capsules.map(reader), frames: receiver.frames },
+            receiver: PacketReceiver {
+                ahead: receiver.ahead,
+                capsules: receiver.capsules.map(reader),
+                frames: receiver.frames,
+            },
             sender: PacketSender { writer: writer(sender.writer), frames: sender.frames },
         }
     }
@@ -253,12 +262,26 @@ impl<R: ReadChunk, W: WriteChunk> DatagramFlow<R, W> {
 /// The receiving half of a [`DatagramFlow`].
 #[derive(Debug)]
 pub struct PacketReceiver<R> {
+    /// Received already, and put back.
+    ahead: VecDeque<Packet>,
     capsules: CapsuleReader<R>,
     frames: Option<DatagramReceiver>,
 }
 
+impl<R> PacketReceiver<R> {
+    /// Puts packets back that were looked at: they are received again, before all others.
+    pub fn put_back(&mut self, packets: Vec<Packet>) {
+        for packet in packets.into_iter().rev() {
+            self.ahead.push_front(packet);
+        }
+    }
+}
+
 impl<R: ReadChunk> ReceivePacket for PacketReceiver<R> {
     async fn receive(&mut self) -> Result<Option<Packet>, StreamError> {
+        if let Some(packet) = self.ahead.pop_front() {
+            return Ok(Some(packet));
+        }
         loop {
             let capsule = {
                 let frame = async {

@@ -121,3 +121,30 @@ async fn an_override_leads_a_flow_to_another_address_and_port() {
     let line = edge.wait_for_line_after(mark, "overridden_by=", ENFORCED).await.unwrap();
     assert!(line.contains(&rule) && line.contains(&v6.to_string()), "{line}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_rule_cuts_what_is_open_within_seconds_unless_the_account_leaves_it() {
+    let chain = Chain::start().await.unwrap();
+    let _origin = Origin::start(&chain.world.cluster, &api_address(PORT)).unwrap();
+    let [v4, v6] = api_address(PORT);
+    let connect =
+        async |address| origin::open_echo(chain.world.laptop.connect(address).await.unwrap()).await.unwrap();
+    let (mut cut, mut stays) = (connect(v4).await, connect(v6).await);
+    let edge = chain.edge.as_ref().unwrap();
+    let mark = edge.mark();
+    let began = Instant::now();
+    let v4_only = format!("net.dst.ip == {}", v4.ip());
+    let id = rule(&chain, &l4("no more", "block", 1000, &v4_only)).await;
+    let line = edge.wait_for_line_after(mark, "end=\"cut-by-rule\"", ENFORCED).await.unwrap();
+    eprintln!("cut after {} ms", began.elapsed().as_millis());
+    assert!(line.contains(&id), "the record names the rule: {line}");
+    assert!(origin::check_echo(&mut cut, b"no more").await.is_err());
+    origin::check_echo(&mut stays, b"still here").await.unwrap();
+
+    let leave = json!({ "settings": { "x_reevaluate_on_change": false } });
+    chain.call(Method::PATCH, "gateway/configuration", Some(&leave)).await.unwrap();
+    rule(&chain, &l4("nothing new", "block", 2000, &format!("net.dst.ip == {}", v6.ip()))).await;
+    soon("refused", async || chain.world.laptop.connect(v6).await.is_err()).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    origin::check_echo(&mut stays, b"still here").await.unwrap();
+}

@@ -166,6 +166,11 @@ fn answer(mut request: Request<Incoming>) -> Response<Body> {
             let frames = [Ok(Frame::data(Bytes::from_static(b"message"))), Ok(Frame::trailers(trailers))];
             Response::new(StreamBody::new(futures(frames)).boxed_unsync())
         }
+        "/host" => {
+            let named = request.headers().get("host").map(|host| host.to_str().unwrap().to_owned());
+            let host = named.or_else(|| request.uri().authority().map(ToString::to_string)).unwrap();
+            Response::new(Full::from(host).map_err(|never| match never {}).boxed_unsync())
+        }
         _ => Response::new(request.into_body().boxed_unsync()),
     }
 }
@@ -215,10 +220,19 @@ impl Client {
     }
 
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        let is_http1 = matches!(self.sender, Some(Sender::Http1(_)));
+        self.send_as_it_is(if is_http1 { in_http1(request) } else { request }).await
+    }
+
+    /// Also what no client would send.
+    pub(crate) async fn send_as_it_is(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> hyper::Result<Response<Incoming>> {
         match self.sender.as_mut().expect("the handshake succeeded") {
             Sender::Http1(sender) => {
                 sender.ready().await?;
-                sender.send_request(in_http1(request)).await
+                sender.send_request(request).await
             }
             Sender::Http2(sender) => {
                 sender.ready().await?;

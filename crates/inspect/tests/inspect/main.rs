@@ -82,10 +82,10 @@ async fn a_blocked_request_gets_a_page_and_the_connection_goes_on() {
     assert!(world.rules.last().rule.is_some());
     let program = Request::get("https://app.example.com/admin").body(Full::default()).unwrap();
     let response = world.client.send(program).await.unwrap();
-    assert_eq!(response.headers()["content-type"], "application/json");
-    let object: serde_json::Value =
-        serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
-    assert_eq!(object["reason"], "blocked");
+    assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
+    let line = String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    assert!(line.starts_with("Not <here>. [blocked; site app.example.com; rule "), "{line}");
+    assert!(line.ends_with("; device laptop, 203.0.113.9]\n"), "{line}");
     let other = Request::get("https://app.example.com/echo").body(Full::default()).unwrap();
     assert_eq!(world.client.send(other).await.unwrap().status(), 200);
 }
@@ -145,10 +145,36 @@ async fn an_origin_that_asks_for_a_client_certificate_is_noticed() {
     let request = || Request::get("https://app.example.com/echo").body(Full::default()).unwrap();
     assert_eq!(asking.client.send(request()).await.unwrap().status(), 200, "it asks, and serves anonymously");
     assert!(asking.rules.last().wants_certificate);
-    let mut requiring = world(Origin::requiring(), Rules::default(), &["http/1.1"]).await;
-    let response = requiring.client.send(request()).await.unwrap();
-    assert_eq!(response.status().as_u16(), 526);
-    assert_eq!(response.headers()["x-gateway-reason"], "mtls_required");
+    for protocols in [["http/1.1"], ["h2"]] {
+        let mut requiring = world(Origin::requiring(), Rules::default(), &protocols).await;
+        for _ in 0..2 {
+            let answer = tokio::time::timeout(Duration::from_secs(10), requiring.client.send(request()));
+            let response = answer.await.expect("an answer, and no silence").unwrap();
+            assert_eq!(response.status().as_u16(), 526, "{protocols:?}");
+            assert_eq!(response.headers()["x-gateway-reason"], "mtls_required");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_host_that_is_judged_is_the_host_that_the_origin_is_asked_for() {
+    for (protocols, target) in
+        [("http/1.1", "https://judged.example.com/host"), ("h2", "https://judged.example.com/host")]
+    {
+        let mut world = world(Origin::good(), Rules::default(), &[protocols]).await;
+        let request = Request::get(target).header("host", "asked.example.com").body(Full::default()).unwrap();
+        let response = world.client.send_as_it_is(request).await.unwrap();
+        assert_eq!(
+            response.into_body().collect().await.unwrap().to_bytes(),
+            "judged.example.com",
+            "{protocols}"
+        );
+        assert_eq!(world.rules.last().uri, target);
+    }
+    let mut world = world(Origin::good(), Rules::default(), &["http/1.1"]).await;
+    let request = Request::get("/host").header("host", "one.example.com").header("host", "two.example.com");
+    let response = world.client.send_as_it_is(request.body(Full::default()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]
