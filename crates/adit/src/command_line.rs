@@ -32,6 +32,7 @@ use crate::manage::problem::Problem;
 use crate::management::Failure;
 use crate::node::{self, NodeCommand};
 use crate::policy::PolicyCommand;
+use crate::records::{RecordFlags, RetentionFlags};
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -45,7 +46,7 @@ pub(crate) struct CommandLine {
 pub(crate) enum AditCommand {
     /// Control plane and edge on this machine, on an embedded database
     #[command(after_help = UP_EXAMPLES)]
-    Up(UpFlags),
+    Up(Box<UpFlags>),
     /// One edge node of several, beside an `adit up` on PostgreSQL
     #[command(after_help = edge::EXAMPLES)]
     Edge(Box<EdgeFlags>),
@@ -179,6 +180,10 @@ pub(crate) struct UpFlags {
     /// by them; may be repeated
     #[arg(long, env = "ADIT_ORIGIN_ROOTS", value_name = "FILE", value_delimiter = ',')]
     pub(crate) origin_roots: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) records: RecordFlags,
+    #[command(flatten)]
+    pub(crate) retention: RetentionFlags,
     #[command(flatten)]
     pub(crate) log: LogFlags,
 }

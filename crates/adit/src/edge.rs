@@ -26,8 +26,9 @@ use crate::inspection::NoAuthorities;
 use crate::nodes::Member;
 use crate::nodes::enrolment::Enrolment;
 use crate::nodes::identity::Enrolled;
+use crate::records::{self, RecordFlags, Sinks};
 use crate::up::settings::{at_port, with};
-use crate::up::{CHANGES, COMMANDS, RECORDS, RETRY, try_ports, with_hint};
+use crate::up::{CHANGES, COMMANDS, RECORDS, REPORTS, RETRY, try_ports, with_hint};
 use crate::{listener, log, shutdown, threads};
 use settings::{Code, Settings};
 
@@ -76,6 +77,8 @@ pub(crate) struct EdgeFlags {
     #[arg(long, env = "ADIT_CERTIFICATE_KEY", value_name = "FILE", value_delimiter = ',')]
     certificate_key: Vec<PathBuf>,
     #[command(flatten)]
+    records: RecordFlags,
+    #[command(flatten)]
     log: LogFlags,
 }
 
@@ -116,11 +119,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let freshness = Arc::new(Freshness::new(DEFAULT_MAX_STALENESS, Duration::ZERO));
-    let joining = join(&member, &freshness, &tasks, &stop);
+    let counters = records::Metrics::default();
+    let shared = records::Database::Shared(member.database.clone(), member.id);
+    let sinks = Sinks::start(&settings.records, Some(shared), &counters, &tasks, &stop);
+    let joining = join(&member, sinks, &freshness, &tasks, &stop);
     let Some(ends) = signal.run_until_cancelled(joining).await else { return Ok(()) };
     let edge = Arc::new(Edge::start_bounded(config, ends?, freshness).await.map_err(with_hint)?);
     let health = Some(Arc::clone(&member.health));
-    tasks.spawn(listener::serve(metrics, Arc::clone(&edge), health, stop.clone()));
+    tasks.spawn(listener::serve(metrics, Arc::clone(&edge), health, counters, stop.clone()));
     tracing::info!(
         node = enrolled.name,
         https = %edge.https(),
@@ -164,6 +170,7 @@ fn member(settings: &Settings, enrolled: &Enrolled) -> anyhow::Result<Member> {
 /// Joins the edge and the database: waits for a state to decide by, then changes and commands one way, records the other.
 async fn join(
     member: &Member,
+    sinks: Sinks,
     freshness: &Arc<Freshness>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -178,7 +185,9 @@ async fn join(
     tasks.spawn(member.clone().learn(changes_in.clone(), stop.clone()));
     tasks.spawn(member.clone().obey(commands_in, stop.clone()));
     tasks.spawn(follow(member.clone(), number, changes_in, Arc::clone(freshness), stop.clone()));
-    tasks.spawn(take_records(member.clone(), records_out, stop.clone()));
+    let (reports_in, reports) = mpsc::channel(REPORTS);
+    tasks.spawn(take_reports(member.clone(), reports));
+    tasks.spawn(records::sort(records_out, sinks, reports_in, stop.clone()));
     Ok(Ends { changes, commands, records })
 }
 
@@ -245,26 +254,23 @@ async fn follow(
     }
 }
 
-/// Connections are noted; what else the control plane must know is written for it. Flows and requests are in the log.
-async fn take_records(member: Member, mut records: mpsc::Receiver<Record>, stop: CancellationToken) {
-    loop {
-        let record = tokio::select! {
-            record = records.recv() => record,
-            () = stop.cancelled() => return,
-        };
-        let Some(record) = record else { return };
-        member.open.note(&record);
-        let record = match record {
+/// Connections are noted; what else the control plane must know is written for it.
+async fn take_reports(member: Member, mut reports: mpsc::Receiver<Record>) {
+    while let Some(report) = reports.recv().await {
+        member.open.note(&report);
+        let report = match report {
             Record::RegistrationSeen(seen) => NodeRecord::Seen(seen),
             Record::LocalConfiguration(configuration) => NodeRecord::Configuration(configuration),
             Record::ConnectionOpened(_)
             | Record::ConnectionClosed(_)
+            | Record::Decision(_)
+            | Record::Http(_)
             | Record::Flow(_)
             | Record::Request(_) => continue,
         };
         // For display: what is lost while the database is gone is told again by the next one.
         if member.health.silent_for().is_none() {
-            member.health.note(member.database.record(member.id, &record).await);
+            member.health.note(member.database.record(member.id, &report).await);
         }
     }
 }

@@ -21,6 +21,7 @@ mod management;
 mod node;
 mod nodes;
 mod policy;
+mod records;
 mod shutdown;
 mod table;
 mod threads;
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
     // Every role moves chunks of up to 256 KiB, and is to move them, not to get fresh memory for each.
     adit_agent::tune_allocator();
     let result = match parsed.command {
-        AditCommand::Up(flags) => up::run(flags),
+        AditCommand::Up(flags) => up::run(*flags),
         AditCommand::Edge(flags) => edge::run(*flags),
         AditCommand::Node(command) => node::run(command),
         AditCommand::Tunnel(command) => tunnel::run(*command),

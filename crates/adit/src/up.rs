@@ -21,6 +21,7 @@ use crate::certificates::{HostCertificates, Supplied};
 use crate::command_line::UpFlags;
 use crate::inspection::Authorities;
 use crate::nodes::{self, Member, Open};
+use crate::records::{self, Sinks};
 use crate::{listener, log, shutdown, threads};
 use settings::Settings;
 
@@ -87,7 +88,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
     let freshness = Arc::new(Freshness::new(settings.max_staleness, std::time::Duration::ZERO));
-    let ends = join(&control, (member.as_ref(), inspection), &freshness, &tasks, &stop).await?;
+    let counters = records::Metrics::default();
+    let sinks = sinks(&settings, &control, &counters, &tasks, &stop);
+    let ends = join(&control, (member.as_ref(), inspection), sinks, &freshness, &tasks, &stop).await?;
     let url = settings.url();
     match Socket::bind(&settings.data) {
         Ok(socket) => drop(tasks.spawn(socket.serve(control.store().clone(), url, stop.clone()))),
@@ -97,7 +100,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     }
     let edge = Arc::new(Edge::start_bounded(config, ends, freshness).await.map_err(with_hint)?);
     let health = member.as_ref().map(|member| Arc::clone(&member.health));
-    tasks.spawn(listener::serve(metrics, Arc::clone(&edge), health, stop.clone()));
+    tasks.spawn(listener::serve(metrics, Arc::clone(&edge), health, counters, stop.clone()));
     if let Some(http) = http {
         let api = adit_control::api::router(control.clone());
         tasks.spawn(listener::serve_api(http, api, stop.clone()));
@@ -130,6 +133,21 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     control.store().close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Where log records go.
+fn sinks(
+    settings: &Settings,
+    control: &Control,
+    counters: &records::Metrics,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Sinks {
+    let kept = settings.retention.map(|_| records::Database::Own(control.store().records().clone()));
+    if let Some(retention) = settings.retention {
+        tasks.spawn(records::sweep(control.clone(), retention, stop.clone()));
+    }
+    Sinks::start(&settings.records, kept, counters, tasks, stop)
 }
 
 /// This process as one of several nodes, where the database is one that others can reach.
@@ -176,6 +194,7 @@ pub(crate) fn try_ports(https: SocketAddr, tunnel: SocketAddr) -> anyhow::Result
 async fn join(
     control: &Control,
     (member, inspection): (Option<&Member>, Arc<Authorities>),
+    sinks: Sinks,
     freshness: &Arc<Freshness>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -196,7 +215,9 @@ async fn join(
     tasks.spawn(feed_changes(feed, (changes_in, inspection), Arc::clone(freshness), stop.clone()));
     tasks.spawn(pass_commands(control.commands(), commands_in, stop.clone()));
     let open = member.map(|member| Arc::clone(&member.open));
-    tasks.spawn(take_records(control.clone(), open, records_out, stop.clone()));
+    let (reports_in, reports) = mpsc::channel(REPORTS);
+    tasks.spawn(take_reports(control.clone(), open, reports));
+    tasks.spawn(records::sort(records_out, sinks, reports_in, stop.clone()));
     Ok(Ends { changes, commands, records })
 }
 
@@ -262,22 +283,13 @@ async fn pass_commands(
     }
 }
 
-async fn take_records(
-    control: Control,
-    open: Option<Arc<Open>>,
-    mut records: mpsc::Receiver<Record>,
-    stop: CancellationToken,
-) {
-    loop {
-        let record = tokio::select! {
-            record = records.recv() => record,
-            () = stop.cancelled() => return,
-        };
-        let Some(record) = record else { return };
+/// Takes what is no log record: the control plane may wait for its database.
+async fn take_reports(control: Control, open: Option<Arc<Open>>, mut reports: mpsc::Receiver<Record>) {
+    while let Some(report) = reports.recv().await {
         if let Some(open) = &open {
-            open.note(&record);
+            open.note(&report);
         }
-        control.record(record).await;
+        control.record(report).await;
     }
 }
 
@@ -308,5 +320,7 @@ pub(crate) const CHANGES: usize = 64;
 pub(crate) const COMMANDS: usize = 64;
 /// Records on their way from the edge: a second of a busy one.
 pub(crate) const RECORDS: usize = 16_384;
+/// Those of them that are no log records, on their way to the control plane.
+pub(crate) const REPORTS: usize = 1024;
 /// Between two tries to read changes.
 pub(crate) const RETRY: std::time::Duration = std::time::Duration::from_secs(1);

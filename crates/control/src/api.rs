@@ -19,6 +19,7 @@ pub(crate) mod envelope;
 mod gateway;
 mod ingress;
 mod list;
+mod logging;
 mod management;
 mod member;
 mod openapi;

@@ -141,8 +141,8 @@ impl Control {
                     .registration_seen(seen.registration, seen.source, &seen.agent_version, seen.at.into())
                     .await
             }
-            // The edge has logged it; flows are not stored yet.
-            Record::Flow(_) | Record::Request(_) => Ok(()),
+            // Log records, which have ways of their own (`adit::records`).
+            Record::Decision(_) | Record::Http(_) | Record::Flow(_) | Record::Request(_) => Ok(()),
         };
         if let Err(error) = stored {
             warn!(error = &error as &dyn std::error::Error, "a report was not stored");

@@ -81,6 +81,15 @@ pub(crate) struct Shared {
     pub(crate) stopping: CancellationToken,
 }
 
+impl Shared {
+    /// Records something that must hold nothing up: without room it is dropped, and counted.
+    pub(crate) fn record(&self, record: Record) {
+        if !self.records.try_report(record) {
+            self.metrics.record_dropped();
+        }
+    }
+}
+
 /// The ends by which the control plane and an edge hold each other.
 #[derive(Debug)]
 pub struct Ends {

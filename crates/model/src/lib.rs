@@ -13,6 +13,7 @@ mod hostname;
 mod http;
 mod id;
 mod list;
+mod log;
 mod record;
 mod rule;
 mod secret;
@@ -24,7 +25,7 @@ pub use change::{
 };
 pub use duration::{GoDuration, NotADuration};
 pub use flow::{FirstBytes, FlowFacts, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
-pub use gateway::{GatewaySettings, InspectionMode, NonHttpTls};
+pub use gateway::{Blocks, GatewaySettings, InspectionMode, Logging, NonHttpTls, RuleLogging};
 pub use hostname::{HostnameError, PublicHostname};
 pub use http::{RequestFacts, ResponseFacts};
 pub use id::{
@@ -32,9 +33,11 @@ pub use id::{
     RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
 };
 pub use list::{List, ListItemsChange, ListKind, UnknownListKind};
+pub use log::{Dataset, LogField, LogKeys, LogKind, LogRecord, LogValue, UnknownDataset, log_record};
 pub use record::{
-    ConnectionClosed, ConnectionOpened, FlowEnd, FlowRecord, InspectionRecord, LocalConfiguration, Record,
-    RegistrationSeen, RequestEnd, RequestRecord,
+    CERTIFICATE_HINT, ConnectionClosed, ConnectionOpened, DecisionPhase, DecisionRecord, FlowEnd, FlowRecord,
+    HttpRecord, InspectionRecord, LocalConfiguration, Party, Record, RegistrationSeen, RequestEnd,
+    RequestRecord, RuleName,
 };
 #[doc(hidden)]
 pub use rule::fuzz_schedule;

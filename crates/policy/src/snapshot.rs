@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use adit_model::{
     AccountId, Cidr, DeviceKey, Filter, GatewaySettings, Hostname, ListId, Node, NodeId, NodeKey,
-    PublicHostname, Registration, RegistrationId, Route, SecretHash, Tunnel, TunnelConfiguration, TunnelId,
-    VirtualNetworkId,
+    PublicHostname, Registration, RegistrationId, Route, RuleId, RuleName, SecretHash, Tunnel,
+    TunnelConfiguration, TunnelId, VirtualNetworkId,
 };
 use ipnet::IpNet;
 
@@ -155,6 +155,12 @@ impl Snapshot {
     /// or out of their schedule are among them.
     pub fn rules(&self, account: AccountId, filter: Filter) -> &[Arc<CompiledRule>] {
         self.rules.get(&(account, filter)).map_or(&[], |rules| rules.as_slice())
+    }
+
+    /// What a rule is called in records.
+    pub fn rule_name(&self, account: AccountId, filter: Filter, id: RuleId) -> Option<RuleName> {
+        let rule = self.rules(account, filter).iter().find(|compiled| compiled.rule.id == id)?;
+        Some(RuleName { id, name: rule.rule.name.clone(), action: rule.rule.action })
     }
 
     /// The list, ready to be asked.

@@ -29,6 +29,7 @@ mod net;
 mod nodes;
 mod openapi;
 mod proxy;
+mod records;
 mod recovery;
 mod refusals;
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::EdgeFlags;
 use crate::command_line::{DatabaseUrl, listen_address};
+use crate::records::{Outputs, RecordFlags};
 use crate::up::settings::{OneOrMany, check_database, read};
 
 /// The checked settings: nothing in them is left to be defaulted.
@@ -25,6 +26,8 @@ pub(super) struct Settings {
     pub(super) tunnel: SocketAddr,
     pub(super) metrics: SocketAddr,
     pub(super) certificates: Vec<(PathBuf, PathBuf)>,
+    /// Where log records go, beside the database.
+    pub(super) records: Outputs,
 }
 
 /// A one-time code, which is not shown.
@@ -65,6 +68,11 @@ struct File {
     metrics: Option<String>,
     certificate: Option<OneOrMany<PathBuf>>,
     certificate_key: Option<OneOrMany<PathBuf>>,
+    record_stdout: Option<bool>,
+    #[serde(rename = "record-file")]
+    records_into: Option<PathBuf>,
+    record_file_size: Option<u32>,
+    record_files: Option<u32>,
 }
 
 impl Settings {
@@ -91,7 +99,14 @@ impl Settings {
         made.with_context(|| format!("data: cannot make the directory {}", data.display()))?;
         let code = flags.code.or(file.code);
         let certificates = certificates.into_iter().zip(keys).collect();
-        Ok(Self { data, control, ca, code, database, https, tunnel, metrics, certificates })
+        let in_file = RecordFlags {
+            stdout: file.record_stdout,
+            file: file.records_into,
+            size: file.record_file_size,
+            files: file.record_files,
+        };
+        let records = flags.records.over(in_file)?;
+        Ok(Self { data, control, ca, code, database, https, tunnel, metrics, certificates, records })
     }
 }
 
