@@ -12,6 +12,7 @@ mod backup;
 mod certificates;
 mod command_line;
 mod edge;
+mod explain;
 mod ingress;
 mod inspection;
 mod listener;
@@ -50,6 +51,10 @@ fn main() -> ExitCode {
         AditCommand::Account(command) => account::run(command),
         AditCommand::Backup(command) => backup::run(&command),
         AditCommand::Policy(command) => policy::run(command),
+        AditCommand::Explain(command) => match explain::run(&command) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         AditCommand::Get(command) => manage::get(command),
         AditCommand::Create(command) => manage::create(command),
         AditCommand::Edit(command) => manage::edit(command),

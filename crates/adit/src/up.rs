@@ -4,11 +4,12 @@ pub(crate) mod settings;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use adit_control::Control;
+use adit_control::{Control, Explainer};
 use adit_edge::{Edge, EdgeConfig, Ends, Freshness, InspectionAuthorities, PeerIdentity};
-use adit_model::{ChangeBatch, Command, Filter, Record};
+use adit_model::{AccountId, ChangeBatch, Command, ExplainFor, ExplainQuestion, Explained, Filter, Record};
 use adit_store::{Feed, NodeDatabase, Store};
 use anyhow::Context;
 use tokio::sync::{broadcast, mpsc};
@@ -99,6 +100,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         }
     }
     let edge = Arc::new(Edge::start_bounded(config, ends, freshness).await.map_err(with_hint)?);
+    control.explain_by(Arc::new(Asked(Arc::clone(&edge))));
     let health = member.as_ref().map(|member| Arc::clone(&member.health));
     tasks.spawn(listener::serve(metrics, Arc::clone(&edge), health, counters, stop.clone()));
     if let Some(http) = http {
@@ -114,14 +116,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         data = %settings.data.display(),
         "adit is up"
     );
-    for (filter, rules) in control.store().rule_enabled_counts().await? {
-        if !matches!(filter, Filter::L4 | Filter::Http) {
-            tracing::warn!(
-                %filter, rules,
-                "enabled gateway rules are not enforced: this version stores rules of this filter and does not apply them yet"
-            );
-        }
-    }
+    warn_of_rules(&control).await?;
     signal.cancelled().await;
     edge.stop().await;
     stop.cancel();
@@ -133,6 +128,33 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     control.store().close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Says which rules are there and not applied.
+async fn warn_of_rules(control: &Control) -> anyhow::Result<()> {
+    for (filter, rules) in control.store().rule_enabled_counts().await? {
+        if !matches!(filter, Filter::L4 | Filter::Http) {
+            tracing::warn!(
+                %filter, rules,
+                "enabled gateway rules are not enforced: this version stores rules of this filter and does not apply them yet"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// This process's edge, as the control plane asks it.
+struct Asked(Arc<Edge>);
+
+impl Explainer for Asked {
+    fn explain<'a>(
+        &'a self,
+        account: AccountId,
+        whose: &'a ExplainFor,
+        question: &'a ExplainQuestion,
+    ) -> Pin<Box<dyn Future<Output = Option<Explained>> + Send + 'a>> {
+        Box::pin(self.0.explain(account, whose, question))
+    }
 }
 
 /// Where log records go.

@@ -326,6 +326,9 @@ async fn looked_into<A: Asked>(
     let mut inspected = Inspected::default();
     let end = inspection::carry(looked, near, dialled, ended, &mut inspected).await;
     (outcome.carried.bytes_up, outcome.carried.bytes_down) = (inspected.passed.up, inspected.passed.down);
+    if inspected.record.as_ref().is_some_and(|found| found.wants_certificate) {
+        way.shared.certificate_requests.note(way.facts.account, permit.destination);
+    }
     outcome.inspection = inspected.record;
     end
 }

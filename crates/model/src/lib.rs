@@ -7,6 +7,7 @@
 mod address;
 mod change;
 mod duration;
+mod explain;
 mod flow;
 mod gateway;
 mod hostname;
@@ -24,6 +25,10 @@ pub use change::{
     VirtualNetwork,
 };
 pub use duration::{GoDuration, NotADuration};
+pub use explain::{
+    ExplainFor, ExplainQuestion, ExplainStep, Explained, ExplainedFinding, ExplainedRule,
+    MAX_SERVER_NAME_BYTES, NOT_DIALLED,
+};
 pub use flow::{FirstBytes, FlowFacts, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
 pub use gateway::{Blocks, GatewaySettings, InspectionMode, Logging, NonHttpTls, RuleLogging};
 pub use hostname::{HostnameError, PublicHostname};

@@ -13,11 +13,18 @@ use crate::gateway::soon;
 
 const PORT: u16 = 9000;
 const BLOCKED: u16 = 9001;
+/// Between two looks for a record that is not there yet.
+const POLL: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The records of a dataset that a query finds, the newest first.
 pub(crate) async fn records(chain: &Chain, dataset: &str, query: &str) -> Vec<Value> {
     let found = chain.call(Method::GET, &format!("x/logs/{dataset}?{query}"), None).await.unwrap();
-    found.as_array().unwrap().clone()
+    let found = found.as_array().unwrap().clone();
+    if found.is_empty() {
+        // They are written a few times a second, and whoever asks all the time is refused.
+        tokio::time::sleep(POLL).await;
+    }
+    found
 }
 
 /// The newest such record, once there is one.

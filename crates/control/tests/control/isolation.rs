@@ -20,7 +20,7 @@ const BODY: &str = r#"{
 }"#;
 
 /// Bodies on what is one's own that name another's.
-const REFERENCES: [(&str, &str, &str); 13] = [
+const REFERENCES: [(&str, &str, &str); 15] = [
     (
         "POST",
         "gateway/rules",
@@ -52,6 +52,8 @@ const REFERENCES: [(&str, &str, &str); 13] = [
     ("PATCH", "teamnet/routes/{own_route}", r#"{"tunnel_id": "{tunnel}"}"#),
     ("PATCH", "teamnet/routes/{own_route}", r#"{"virtual_network_id": "{virtual_network}"}"#),
     ("PATCH", "teamnet/routes/network/10.0.0.0%2F8", r#"{"tunnel_id": "{tunnel}"}"#),
+    ("POST", "x/policy/plan", r#"{"operations": [], "since": "2026-01-01T00:00:00Z"}"#),
+    ("POST", "x/explain", r#"{"device_id": "{device}", "destination_ip": "10.99.0.1", "dial": false}"#),
     ("POST", "x/batch", r#"{"generation": "none", "operations": []}"#),
     ("POST", "devices/revoke", r#"["{registration}"]"#),
     ("POST", "devices/unrevoke", r#"["{device}"]"#),

@@ -70,7 +70,7 @@ async fn filled(api: &Api, count: u64) -> Vec<String> {
             redact: false,
         };
         sessions.push(party.flow.to_string());
-        let blocks = if number % 3 == 0 { Blocks::Yes } else { Blocks::No };
+        let blocks = if number.is_multiple_of(3) { Blocks::Yes } else { Blocks::No };
         let rule = RuleName {
             id: "3fa85f64-5717-4562-b3fc-2c963f66afa9".parse().unwrap(),
             name: "no clusters".into(),

@@ -121,8 +121,7 @@ async fn a_node_s_role_reads_no_secret_and_writes_nothing_but_its_own() {
     first.connections_set(one, &[opened(1, 1)]).await.unwrap();
     assert_eq!(second.connections(one).await.unwrap(), [opened(1, 1)], "another's connections stay its own");
     assert!(first.records_take().await.is_err(), "records are the control plane's");
-    let log =
-        records::record(AccountId::from_bytes([1; 16]), Dataset::Network, 3, SystemTime::now());
+    let log = records::record(AccountId::from_bytes([1; 16]), Dataset::Network, 3, SystemTime::now());
     assert!(first.log_records(two, &[&log]).await.is_err(), "log records in another's name");
     first.log_records(one, &[&log]).await.unwrap();
     first.log_records(one, &[&log]).await.unwrap();

@@ -14,7 +14,7 @@ const OTHER: AccountId = AccountId::from_bytes([2; 16]);
 pub(super) fn record(account: AccountId, dataset: Dataset, number: u64, at: SystemTime) -> LogRecord {
     let mut record = LogRecord::new(dataset, account, at, Uuid::new_v4());
     record.set("SessionID", Uuid::from_u128(number.into()).to_string());
-    record.set("Action", if number % 2 == 0 { "allow" } else { "block" });
+    record.set("Action", if number.is_multiple_of(2) { "allow" } else { "block" });
     record.set("DestinationPort", number);
     record
 }
