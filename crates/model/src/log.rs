@@ -192,7 +192,7 @@ impl LogRecord {
         self.account
     }
 
-    /// When what it records began.
+    /// When it was recorded: of a session, its end.
     pub fn at(&self) -> SystemTime {
         self.at
     }

@@ -148,7 +148,7 @@ async fn explain_says_what_a_flow_does_and_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_says_that_a_server_asks_for_a_certificate_where_tls_is_opened() {
-    use adit_testbed::cluster::{Cluster, Family};
+    use adit_testbed::cluster::{API_PORT, Cluster, Family};
     use adit_testbed::kubectl::Kubectl;
 
     let chain = Chain::start().await.unwrap();
@@ -157,7 +157,7 @@ async fn explain_says_that_a_server_asks_for_a_certificate_where_tls_is_opened()
     let on = json!({ "settings": { "tls_decrypt": { "enabled": true } } });
     chain.call(Method::PATCH, "gateway/configuration", Some(&on)).await.unwrap();
     soon("opened", async || crate::gateway::namespaces(&session, &[]).await.is_err()).await;
-    let server = api_address(0)[0].ip().to_string();
+    let server = api_address(API_PORT)[0].to_string();
     // It is known when the flow has ended.
     soon("seen to ask", async || {
         let explained = explained(&chain, &[&server, "--no-dial"]).await;

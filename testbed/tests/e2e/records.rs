@@ -91,11 +91,9 @@ async fn an_allowed_and_a_blocked_flow_are_found_with_rule_destination_bytes_and
     // What is not there is in the session alone, with its reason.
     chain.world.laptop.connect((v4.ip(), 9002).into()).await.unwrap_err();
     let query = format!("destination_ip={}", v4.ip());
-    let session = record(&chain, "zero_trust_network_sessions", &query).await;
-    assert_eq!(
-        (&session["EndReason"], &session["ConnectionCloseReason"]),
-        (&json!("refused"), &json!("ORIGIN_UNREACHABLE"))
-    );
+    let newest = async || records(&chain, "zero_trust_network_sessions", &query).await.swap_remove(0);
+    soon("refused is recorded", async || newest().await["EndReason"] == "refused").await;
+    assert_eq!(newest().await["ConnectionCloseReason"], "ORIGIN_UNREACHABLE");
 
     // The same lines went to standard output and to the file.
     let edge = chain.edge.as_ref().unwrap();

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use adit_control::Explainer;
 use adit_model::{
-    Action, Blocks, Change, DecisionPhase, DecisionRecord, FirstBytes, FlowId, LogRecord, Party, Protocol,
-    Record, RuleName, log_record,
+    Action, Blocks, Change, DecisionPhase, DecisionRecord, ExplainFor, ExplainQuestion, Explained,
+    FirstBytes, FlowId, LogRecord, Party, Protocol, Record, RuleName, log_record,
 };
 use uuid::Uuid;
 
@@ -204,4 +205,68 @@ async fn what_is_recorded_is_set_told_to_edges_and_left_alone_by_other_settings(
     assert!(told.iter().any(off), "and so does the switch of the configuration");
     let wrong = json!({ "settings_by_rule_type": { "l4": { "log_all": "yes" } } });
     api.put("gateway/logging", wrong).await.refused(400, 2082, "log_all");
+}
+
+/// Answers everything in the same way, and remembers what it was asked.
+#[derive(Default)]
+struct Oracle(std::sync::Mutex<Vec<(ExplainFor, ExplainQuestion)>>);
+
+impl Explainer for Oracle {
+    fn explain<'a>(
+        &'a self,
+        _account: adit_model::AccountId,
+        whose: &'a ExplainFor,
+        question: &'a ExplainQuestion,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Option<Explained>> + Send + 'a>> {
+        self.0.lock().unwrap().push((whose.clone(), question.clone()));
+        let explained =
+            Explained { allowed: false, refusal: Some("blocked".into()), generation: 7, steps: Vec::new() };
+        Box::pin(std::future::ready(Some(explained)))
+    }
+}
+
+#[tokio::test]
+async fn an_edge_is_asked_what_becomes_of_a_flow_of_a_device_of_the_account() {
+    let api = Api::new().await;
+    let service = api.post("access/service_tokens", json!({ "name": "ci" })).await;
+    let secret = (service.text("/result/client_id"), service.text("/result/client_secret"));
+    let device = api.enroll(Some(&secret), Some(b"key"), device::LAPTOP).await.text("/device_id");
+    let body = json!({ "device_id": device, "destination_ip": "198.51.100.101", "server_name": "a.example" });
+    api.post("x/explain", body.clone()).await.refused(503, 1001, "no edge");
+    let oracle = Arc::new(Oracle::default());
+    api.control.explain_by(Arc::clone(&oracle) as Arc<dyn Explainer>);
+    let answer = api.post("x/explain", body).await;
+    assert_eq!(
+        (&answer.result()["allowed"], &answer.result()["refusal"]),
+        (&json!(false), &json!("blocked"))
+    );
+    let (whose, question) = oracle.0.lock().unwrap().remove(0);
+    assert_eq!(whose.device.to_string(), device);
+    assert_eq!(question.destination, "198.51.100.101:443".parse().unwrap());
+    assert_eq!((question.protocol, question.dial), (Protocol::Tcp, true));
+    let unknown = json!({ "device_id": Uuid::new_v4(), "destination_ip": "198.51.100.101" });
+    api.post("x/explain", unknown).await.refused(404, 1100, "");
+    let wrong = json!({ "device_id": device, "destination_ip": "here" });
+    api.post("x/explain", wrong).await.refused(400, 1102, "destination_ip");
+}
+
+#[tokio::test]
+async fn a_plan_takes_rules_and_lists_only_and_leaves_all_as_it_was() {
+    let api = Api::new().await;
+    let path = |rest: &str| format!("/accounts/{}/{rest}", api.control.account());
+    let made = |rest: &str, body: Value| json!({ "operations": [{ "method": "POST", "path": path(rest), "body": body }] });
+    let tunnel = api.post("x/policy/plan", made("cfd_tunnel", json!({ "name": "t" }))).await;
+    tunnel.refused(400, 1003, "operation 0: path: expected a rule or a list");
+    let rule = json!({ "name": "x", "action": "block", "filters": ["l4"], "enabled": true, "traffic": "net.dst.port ==" });
+    api.post("x/policy/plan", made("gateway/rules", rule)).await.refused(400, 2088, "operation 0");
+    let rule = json!({ "name": "x", "action": "block", "filters": ["l4"], "enabled": true, "traffic": "net.dst.port == 22" });
+    let generation = api.control.store().generation();
+    let plan = api.post("x/policy/plan", made("gateway/rules", rule)).await;
+    assert_eq!((&plan.result()["different"], &plan.result()["complete"]), (&json!(0), &json!(true)));
+    assert_eq!(*api.get("gateway/rules").await.result(), json!([]));
+    assert_eq!(api.control.store().generation(), generation);
+    let reader = api.token_with(&["Zero Trust Write"]).await;
+    let body = json!({ "operations": [] }).to_string();
+    let refused = api.send_as(Some(&reader), Method::POST, &api.path("x/policy/plan"), body).await;
+    refused.refused(403, 10000, "");
 }

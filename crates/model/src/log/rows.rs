@@ -71,7 +71,8 @@ fn http(http: &HttpRecord, id: Uuid) -> LogRecord {
 
 fn session(flow: &FlowRecord, id: Uuid) -> LogRecord {
     let party = &flow.party;
-    let mut row = LogRecord::new(Dataset::Sessions, party.account, flow.began, id);
+    // By its end: whoever reads on from a cursor misses none that lasted.
+    let mut row = LogRecord::new(Dataset::Sessions, party.account, flow.began + flow.lasted, id);
     row.set("SessionStartTime", flow.began);
     row.set("SessionEndTime", flow.began + flow.lasted);
     set_party(&mut row, party);
