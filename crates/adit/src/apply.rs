@@ -120,6 +120,22 @@ async fn state(
     Ok(state)
 }
 
+/// What files change, as the operations of a batch; objects of other kinds than these may not be in them.
+pub(crate) async fn operations(
+    files: &FileFlags,
+    installation: &crate::manage::session::InstallationFlags,
+    kinds: &[&str],
+) -> Result<(Session, Vec<Value>), Problem> {
+    let Planned { session, steps, .. } = planned(files, installation).await?;
+    if let Some(other) = steps.iter().find(|step| !kinds.contains(&step.kind.name)) {
+        let place = other.place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
+        let text = format!("{place}{} {}: expected a {}", other.kind.name, other.name, kinds.join(" or a "));
+        return Err(Problem::usage(text));
+    }
+    let operations = steps.iter().map(|step| operation(&session, step)).collect();
+    Ok((session, operations))
+}
+
 pub(crate) fn diff(command: &DiffCommand) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     block_on(async {

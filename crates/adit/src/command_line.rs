@@ -23,6 +23,7 @@ use crate::account::{self, AccountCommand};
 use crate::apply;
 use crate::backup;
 use crate::edge::{self, EdgeFlags};
+use crate::explain::{self as explaining, ExplainCommand};
 use crate::manage;
 use crate::manage::commands::{
     ApplyCommand, CompletionsCommand, CreateCommand, DeleteCommand, DiffCommand, EditCommand, ExportCommand,
@@ -32,6 +33,7 @@ use crate::manage::problem::Problem;
 use crate::management::Failure;
 use crate::node::{self, NodeCommand};
 use crate::policy::PolicyCommand;
+use crate::records::{RecordFlags, RetentionFlags};
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -45,7 +47,7 @@ pub(crate) struct CommandLine {
 pub(crate) enum AditCommand {
     /// Control plane and edge on this machine, on an embedded database
     #[command(after_help = UP_EXAMPLES)]
-    Up(UpFlags),
+    Up(Box<UpFlags>),
     /// One edge node of several, beside an `adit up` on PostgreSQL
     #[command(after_help = edge::EXAMPLES)]
     Edge(Box<EdgeFlags>),
@@ -78,6 +80,9 @@ pub(crate) enum AditCommand {
     /// Changes an object
     #[command(after_help = manage::EDIT_EXAMPLES)]
     Edit(EditCommand),
+    /// Tells why a flow is, or would be, allowed, blocked or unroutable, step by step
+    #[command(after_help = explaining::EXAMPLES)]
+    Explain(Box<ExplainCommand>),
     /// Deletes objects
     #[command(after_help = manage::DELETE_EXAMPLES)]
     Delete(DeleteCommand),
@@ -101,13 +106,14 @@ pub(crate) enum AditCommand {
 impl AditCommand {
     /// Whether a usage error of this command is 2, as the commands for people have it.
     fn is_for_people(name: &str) -> bool {
-        ["get", "create", "edit", "delete", "login", "completions", "apply", "diff", "export"].contains(&name)
+        ["get", "create", "edit", "delete", "login", "completions", "apply", "diff", "export", "explain"]
+            .contains(&name)
     }
 }
 
 const ABOUT: &str =
-    "Exit codes of get, create, edit, delete, apply, diff, export and login: 0 done; 1 refused or failed
-for another reason, or `adit diff` has found changes; 2 wrong command line or file; 3 no such
+    "Exit codes of get, create, edit, delete, apply, diff, explain, export and login: 0 done; 1 refused or
+failed for another reason, `adit diff` has found changes, or the flow is not allowed; 2 wrong command line or file; 3 no such
 object; 4 no token, or one that may not do this; 5 conflict; 6 the installation cannot be reached.
 Those of tunnel and access are cloudflared's. NO_COLOR turns colours off.";
 
@@ -179,6 +185,10 @@ pub(crate) struct UpFlags {
     /// by them; may be repeated
     #[arg(long, env = "ADIT_ORIGIN_ROOTS", value_name = "FILE", value_delimiter = ',')]
     pub(crate) origin_roots: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) records: RecordFlags,
+    #[command(flatten)]
+    pub(crate) retention: RetentionFlags,
     #[command(flatten)]
     pub(crate) log: LogFlags,
 }

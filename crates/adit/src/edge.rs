@@ -27,8 +27,9 @@ use crate::inspection::NoAuthorities;
 use crate::nodes::Member;
 use crate::nodes::enrolment::Enrolment;
 use crate::nodes::identity::Enrolled;
+use crate::records::{self, RecordFlags, Sinks};
 use crate::up::settings::{at_port, with};
-use crate::up::{CHANGES, COMMANDS, RECORDS, try_ports, with_hint};
+use crate::up::{CHANGES, COMMANDS, RECORDS, REPORTS, try_ports, with_hint};
 use crate::{listener, log, shutdown, threads};
 use settings::{Code, Settings};
 use state::Beginning;
@@ -81,6 +82,8 @@ pub(crate) struct EdgeFlags {
     #[arg(long, env = "ADIT_MAX_STALENESS", value_name = "DURATION")]
     max_staleness: Option<String>,
     #[command(flatten)]
+    records: RecordFlags,
+    #[command(flatten)]
     log: LogFlags,
 }
 
@@ -126,11 +129,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         None => return Ok(()),
     };
     let freshness = Arc::new(Freshness::new(settings.max_staleness, beginning.age));
-    let ends = join(&member, beginning, &freshness, &tasks, &stop)?;
+    let counters = records::Metrics::default();
+    let shared = records::Database::Shared(member.database.clone(), member.id);
+    let sinks = Sinks::start(&settings.records, Some(shared), &counters, &tasks, &stop);
+    let ends = join(&member, beginning, sinks, &freshness, &tasks, &stop)?;
     let edge = Arc::new(Edge::start_bounded(config, ends, freshness).await.map_err(with_hint)?);
     edge.keep(kept);
     let health = Some(Arc::clone(&member.health));
-    tasks.spawn(listener::serve(metrics, Arc::clone(&edge), health, stop.clone()));
+    tasks.spawn(listener::serve(metrics, Arc::clone(&edge), health, counters, stop.clone()));
     tracing::info!(
         node = enrolled.name,
         https = %edge.https(),
@@ -175,6 +181,7 @@ fn member(settings: &Settings, enrolled: &Enrolled) -> anyhow::Result<Member> {
 fn join(
     member: &Member,
     beginning: Beginning,
+    sinks: Sinks,
     freshness: &Arc<Freshness>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -188,30 +195,29 @@ fn join(
     tasks.spawn(member.clone().show(stop.clone()));
     tasks.spawn(member.clone().learn(changes_in, stop.clone()));
     tasks.spawn(member.clone().obey(commands_in, stop.clone()));
-    tasks.spawn(take_records(member.clone(), records_out, stop.clone()));
+    let (reports_in, reports) = mpsc::channel(REPORTS);
+    tasks.spawn(take_reports(member.clone(), reports));
+    tasks.spawn(records::sort(records_out, sinks, reports_in, stop.clone()));
     Ok(Ends { changes, commands, records })
 }
 
-/// Connections are noted; what else the control plane must know is written for it. Flows and requests are in the log.
-async fn take_records(member: Member, mut records: mpsc::Receiver<Record>, stop: CancellationToken) {
-    loop {
-        let record = tokio::select! {
-            record = records.recv() => record,
-            () = stop.cancelled() => return,
-        };
-        let Some(record) = record else { return };
-        member.open.note(&record);
-        let record = match record {
+/// Connections are noted; what else the control plane must know is written for it.
+async fn take_reports(member: Member, mut reports: mpsc::Receiver<Record>) {
+    while let Some(report) = reports.recv().await {
+        member.open.note(&report);
+        let report = match report {
             Record::RegistrationSeen(seen) => NodeRecord::Seen(seen),
             Record::LocalConfiguration(configuration) => NodeRecord::Configuration(configuration),
             Record::ConnectionOpened(_)
             | Record::ConnectionClosed(_)
+            | Record::Decision(_)
+            | Record::Http(_)
             | Record::Flow(_)
             | Record::Request(_) => continue,
         };
         // For display: what is lost while the database is gone is told again by the next one.
         if member.health.silent_for().is_none() {
-            member.health.note(member.database.record(member.id, &record).await);
+            member.health.note(member.database.record(member.id, &report).await);
         }
     }
 }

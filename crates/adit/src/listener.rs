@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::nodes::Health;
+use crate::records::Metrics;
 
 /// Connections at once of the metrics listener: a scraper or two, and a person.
 const MAX_METRICS_CONNECTIONS: usize = 64;
@@ -49,10 +50,12 @@ pub(crate) async fn serve(
     listener: TcpListener,
     edge: Arc<Edge>,
     health: Option<Arc<Health>>,
+    records: Metrics,
     stop: CancellationToken,
 ) {
     let mut registry = Registry::default();
     edge.metrics().register(&mut registry);
+    records.register(&mut registry);
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/ready", get(ready))

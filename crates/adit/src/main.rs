@@ -12,6 +12,7 @@ mod backup;
 mod certificates;
 mod command_line;
 mod edge;
+mod explain;
 mod ingress;
 mod inspection;
 mod listener;
@@ -21,6 +22,7 @@ mod management;
 mod node;
 mod nodes;
 mod policy;
+mod records;
 mod shutdown;
 mod table;
 mod threads;
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
     // Every role moves chunks of up to 256 KiB, and is to move them, not to get fresh memory for each.
     adit_agent::tune_allocator();
     let result = match parsed.command {
-        AditCommand::Up(flags) => up::run(flags),
+        AditCommand::Up(flags) => up::run(*flags),
         AditCommand::Edge(flags) => edge::run(*flags),
         AditCommand::Node(command) => node::run(command),
         AditCommand::Tunnel(command) => tunnel::run(*command),
@@ -49,6 +51,10 @@ fn main() -> ExitCode {
         AditCommand::Account(command) => account::run(command),
         AditCommand::Backup(command) => backup::run(&command),
         AditCommand::Policy(command) => policy::run(command),
+        AditCommand::Explain(command) => match explain::run(&command) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         AditCommand::Get(command) => manage::get(command),
         AditCommand::Create(command) => manage::create(command),
         AditCommand::Edit(command) => manage::edit(command),

@@ -52,6 +52,8 @@ impl Open {
             }
             Record::LocalConfiguration(_)
             | Record::RegistrationSeen(_)
+            | Record::Decision(_)
+            | Record::Http(_)
             | Record::Flow(_)
             | Record::Request(_) => {}
         }

@@ -1,8 +1,12 @@
-//! `adit policy …`: what can be said of expressions without a network.
+//! `adit policy …`: what can be said of rules before they are in force.
+//!
+//! `plan` asks an installation what a change would do ([`plan`]).
 //!
 //! `test` runs vectors (policy language, section 14): an expression, facts, lists and the answer that is wanted, one JSON
 //! object per line. It asks the engine that decides, with the fields that rules have, and neither reads nor changes an
 //! installation.
+
+mod plan;
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -12,6 +16,7 @@ use adit_expr::vector;
 use adit_policy::scheme;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use plan::PlanCommand;
 
 /// The largest file of vectors, in bytes: a line is some hundred.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
@@ -36,6 +41,9 @@ enum PolicyAction {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Tell which recorded flows a change of rules and lists would decide otherwise, and change nothing
+    #[command(after_help = plan::EXAMPLES)]
+    Plan(Box<PlanCommand>),
 }
 
 const TEST_EXAMPLES: &str = r#"Examples:
@@ -43,7 +51,10 @@ const TEST_EXAMPLES: &str = r#"Examples:
   echo '{"e": "net.dst.port in {22 443}", "facts": {"net.dst.port": 22}, "want": true}' | adit policy test -"#;
 
 pub(crate) fn run(command: PolicyCommand) -> anyhow::Result<()> {
-    let PolicyAction::Test { file } = command.action;
+    let file = match command.action {
+        PolicyAction::Test { file } => file,
+        PolicyAction::Plan(command) => return plan::run(*command),
+    };
     let text = read(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let (report, missed) = test(&text).with_context(|| file.display().to_string())?;
     // A reader that has seen enough (`| head`) is no error.

@@ -4,11 +4,12 @@ pub(crate) mod settings;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use adit_control::Control;
+use adit_control::{Control, Explainer};
 use adit_edge::{Edge, EdgeConfig, Ends, Freshness, InspectionAuthorities, PeerIdentity};
-use adit_model::{ChangeBatch, Command, Filter, Record};
+use adit_model::{AccountId, ChangeBatch, Command, ExplainFor, ExplainQuestion, Explained, Filter, Record};
 use adit_store::{Feed, NodeDatabase, Store};
 use anyhow::Context;
 use tokio::sync::{broadcast, mpsc};
@@ -21,6 +22,7 @@ use crate::certificates::{HostCertificates, Supplied};
 use crate::command_line::UpFlags;
 use crate::inspection::Authorities;
 use crate::nodes::{self, Member, Open};
+use crate::records::{self, Sinks};
 use crate::{listener, log, shutdown, threads};
 use settings::Settings;
 
@@ -87,7 +89,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
     let freshness = Arc::new(Freshness::new(settings.max_staleness, std::time::Duration::ZERO));
-    let ends = join(&control, (member.as_ref(), inspection), &freshness, &tasks, &stop).await?;
+    let counters = records::Metrics::default();
+    let sinks = sinks(&settings, &control, &counters, &tasks, &stop);
+    let ends = join(&control, (member.as_ref(), inspection), sinks, &freshness, &tasks, &stop).await?;
     let url = settings.url();
     match Socket::bind(&settings.data) {
         Ok(socket) => drop(tasks.spawn(socket.serve(control.store().clone(), url, stop.clone()))),
@@ -96,8 +100,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         }
     }
     let edge = Arc::new(Edge::start_bounded(config, ends, freshness).await.map_err(with_hint)?);
+    control.explain_by(Arc::new(Asked(Arc::clone(&edge))));
     let health = member.as_ref().map(|member| Arc::clone(&member.health));
-    tasks.spawn(listener::serve(metrics, Arc::clone(&edge), health, stop.clone()));
+    tasks.spawn(listener::serve(metrics, Arc::clone(&edge), health, counters, stop.clone()));
     if let Some(http) = http {
         let api = adit_control::api::router(control.clone());
         tasks.spawn(listener::serve_api(http, api, stop.clone()));
@@ -111,14 +116,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         data = %settings.data.display(),
         "adit is up"
     );
-    for (filter, rules) in control.store().rule_enabled_counts().await? {
-        if !matches!(filter, Filter::L4 | Filter::Http) {
-            tracing::warn!(
-                %filter, rules,
-                "enabled gateway rules are not enforced: this version stores rules of this filter and does not apply them yet"
-            );
-        }
-    }
+    warn_of_rules(&control).await?;
     signal.cancelled().await;
     edge.stop().await;
     stop.cancel();
@@ -130,6 +128,48 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     control.store().close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Says which rules are there and not applied.
+async fn warn_of_rules(control: &Control) -> anyhow::Result<()> {
+    for (filter, rules) in control.store().rule_enabled_counts().await? {
+        if !matches!(filter, Filter::L4 | Filter::Http) {
+            tracing::warn!(
+                %filter, rules,
+                "enabled gateway rules are not enforced: this version stores rules of this filter and does not apply them yet"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// This process's edge, as the control plane asks it.
+struct Asked(Arc<Edge>);
+
+impl Explainer for Asked {
+    fn explain<'a>(
+        &'a self,
+        account: AccountId,
+        whose: &'a ExplainFor,
+        question: &'a ExplainQuestion,
+    ) -> Pin<Box<dyn Future<Output = Option<Explained>> + Send + 'a>> {
+        Box::pin(self.0.explain(account, whose, question))
+    }
+}
+
+/// Where log records go.
+fn sinks(
+    settings: &Settings,
+    control: &Control,
+    counters: &records::Metrics,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Sinks {
+    let kept = settings.retention.map(|_| records::Database::Own(control.store().records().clone()));
+    if let Some(retention) = settings.retention {
+        tasks.spawn(records::sweep(control.clone(), retention, stop.clone()));
+    }
+    Sinks::start(&settings.records, kept, counters, tasks, stop)
 }
 
 /// This process as one of several nodes, where the database is one that others can reach.
@@ -176,6 +216,7 @@ pub(crate) fn try_ports(https: SocketAddr, tunnel: SocketAddr) -> anyhow::Result
 async fn join(
     control: &Control,
     (member, inspection): (Option<&Member>, Arc<Authorities>),
+    sinks: Sinks,
     freshness: &Arc<Freshness>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -196,7 +237,9 @@ async fn join(
     tasks.spawn(feed_changes(feed, (changes_in, inspection), Arc::clone(freshness), stop.clone()));
     tasks.spawn(pass_commands(control.commands(), commands_in, stop.clone()));
     let open = member.map(|member| Arc::clone(&member.open));
-    tasks.spawn(take_records(control.clone(), open, records_out, stop.clone()));
+    let (reports_in, reports) = mpsc::channel(REPORTS);
+    tasks.spawn(take_reports(control.clone(), open, reports));
+    tasks.spawn(records::sort(records_out, sinks, reports_in, stop.clone()));
     Ok(Ends { changes, commands, records })
 }
 
@@ -262,22 +305,13 @@ async fn pass_commands(
     }
 }
 
-async fn take_records(
-    control: Control,
-    open: Option<Arc<Open>>,
-    mut records: mpsc::Receiver<Record>,
-    stop: CancellationToken,
-) {
-    loop {
-        let record = tokio::select! {
-            record = records.recv() => record,
-            () = stop.cancelled() => return,
-        };
-        let Some(record) = record else { return };
+/// Takes what is no log record: the control plane may wait for its database.
+async fn take_reports(control: Control, open: Option<Arc<Open>>, mut reports: mpsc::Receiver<Record>) {
+    while let Some(report) = reports.recv().await {
         if let Some(open) = &open {
-            open.note(&record);
+            open.note(&report);
         }
-        control.record(record).await;
+        control.record(report).await;
     }
 }
 
@@ -308,5 +342,7 @@ pub(crate) const CHANGES: usize = 64;
 pub(crate) const COMMANDS: usize = 64;
 /// Records on their way from the edge: a second of a busy one.
 pub(crate) const RECORDS: usize = 16_384;
+/// Those of them that are no log records, on their way to the control plane.
+pub(crate) const REPORTS: usize = 1024;
 /// Between two tries to read changes.
 pub(crate) const RETRY: std::time::Duration = std::time::Duration::from_secs(1);

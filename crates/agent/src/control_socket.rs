@@ -4,10 +4,11 @@
 //!
 //! ```json
 //! {"command":"enroll","edge":"https://HOST","ca_pem":"…","service_token":{"id":"…","secret":"…"},"force":false}
+//! {"command":"explain","destination":"198.51.100.101:443","protocol":"tcp","dial":true}
 //! {"command":"connect"}   {"command":"disconnect"}   {"command":"status"}
 //! ```
 //!
-//! The answer is `{"status":{…}}` or `{"error":"…"}`. `connect` and `enroll` answer when the attempt has succeeded or
+//! The answer is `{"status":{…}}`, to `explain` `{"explained":{…}}`, or `{"error":"…"}`. `connect` and `enroll` answer when the attempt has succeeded or
 //! failed, or after [`CONNECT_WAIT`] with the state at that time.
 
 use std::fmt;
@@ -16,6 +17,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use adit_model::{ExplainQuestion, Explained};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -95,6 +97,8 @@ pub enum Request {
     Disconnect,
     /// Say how things are.
     Status,
+    /// Say what would become of a flow.
+    Explain(ExplainQuestion),
 }
 
 /// What the agent answers.
@@ -103,6 +107,8 @@ pub enum Request {
 pub enum Answer {
     /// It is done; this is how things are now.
     Status(Status),
+    /// What would become of the flow.
+    Explained(Box<Explained>),
     /// It is not done, and why.
     Error(String),
 }
@@ -169,7 +175,27 @@ pub async fn status(state: &Path) -> Result<Status, ClientError> {
     ask(state, &Request::Status).await
 }
 
+/// Asks the agent with this state directory what would become of a flow.
+///
+/// # Errors
+/// See [`ClientError`].
+pub async fn explain(state: &Path, question: ExplainQuestion) -> Result<Explained, ClientError> {
+    match exchange(state, &Request::Explain(question)).await? {
+        Answer::Explained(explained) => Ok(*explained),
+        Answer::Error(error) => Err(ClientError::Refused(error)),
+        Answer::Status(_) => Err(ClientError::Answer),
+    }
+}
+
 async fn ask(state: &Path, request: &Request) -> Result<Status, ClientError> {
+    match exchange(state, request).await? {
+        Answer::Status(status) => Ok(status),
+        Answer::Error(error) => Err(ClientError::Refused(error)),
+        Answer::Explained(_) => Err(ClientError::Answer),
+    }
+}
+
+async fn exchange(state: &Path, request: &Request) -> Result<Answer, ClientError> {
     let not_running = || ClientError::NotRunning { state: state.to_owned() };
     let stream =
         UnixStream::connect(state::socket(state)).await.map_err(|error| match error.raw_os_error() {
@@ -183,17 +209,22 @@ async fn ask(state: &Path, request: &Request) -> Result<Status, ClientError> {
         line.push(b'\n');
         stream.write_all(&line).await.map_err(ClientError::Io)?;
         let answer = read_line(&mut stream, MAX_ANSWER_BYTES).await.map_err(ClientError::Io)?;
-        match serde_json::from_slice(&answer) {
-            Ok(Answer::Status(status)) => Ok(status),
-            Ok(Answer::Error(error)) => Err(ClientError::Refused(error)),
-            Err(_) => Err(ClientError::Answer),
-        }
+        serde_json::from_slice(&answer).map_err(|_| ClientError::Answer)
     };
     timeout(ANSWER_DEADLINE, exchange).await.unwrap_or(Err(ClientError::Silent))
 }
 
 /// A request for the service, and where it reports that it is done.
-pub(crate) type Order = (Request, oneshot::Sender<Result<(), String>>);
+pub(crate) type Order = (Request, oneshot::Sender<Result<Done, String>>);
+
+/// What came of an order.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// It is carried out.
+    CarriedOut,
+    /// What would become of a flow.
+    Explained(Box<Explained>),
+}
 
 /// The control socket cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -299,7 +330,7 @@ async fn answer(
     let connects = match &request {
         Request::Status => return Answer::Status(status.borrow().clone()),
         Request::Enroll(_) | Request::Connect => true,
-        Request::Disconnect => false,
+        Request::Disconnect | Request::Explain(_) => false,
     };
     let (report, done) = oneshot::channel();
     let stopping = || Answer::Error("the agent is stopping".to_owned());
@@ -307,7 +338,8 @@ async fn answer(
         return stopping();
     }
     match done.await {
-        Ok(Ok(())) => {}
+        Ok(Ok(Done::CarriedOut)) => {}
+        Ok(Ok(Done::Explained(explained))) => return Answer::Explained(explained),
         Ok(Err(error)) => return Answer::Error(error),
         Err(_) => return stopping(),
     }

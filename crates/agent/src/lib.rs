@@ -26,6 +26,7 @@ mod edges;
 mod enroll;
 mod events;
 mod exclude;
+mod explain;
 mod http2;
 mod memory;
 mod network;

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use adit_model::ExplainQuestion;
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, LocalSet};
@@ -11,9 +12,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::choice::{Choice, TransportSetting};
-use crate::control_socket::{ControlSocket, EnrollCommand, Order, Request, SocketError};
+use crate::control_socket::{ControlSocket, Done, EnrollCommand, Order, Request, SocketError};
+use crate::dialer::Dialer;
 use crate::edges::Edges;
 use crate::enroll::{EnrollError, client_config, enroll};
+use crate::explain::explain;
 use crate::memory;
 use crate::network::Networks;
 use crate::proxy::{Proxy, ProxyAddress, ProxyError};
@@ -169,7 +172,11 @@ impl Service {
             tokio::select! {
                 order = orders.recv() => {
                     let Some((request, report)) = order else { return };
-                    let result = self.carry_out(request).await;
+                    if let Request::Explain(question) = request {
+                        self.explain(question, report);
+                        continue;
+                    }
+                    let result = self.carry_out(request).await.map(|()| Done::CarriedOut);
                     // A client that has gone does not wait for it.
                     let _ = report.send(result);
                 }
@@ -186,8 +193,31 @@ impl Service {
             Request::Enroll(command) => self.enroll(command).await.map_err(|error| chain(&error)),
             Request::Connect => self.connect().map_err(|error| chain(&error)),
             Request::Disconnect => self.disconnect().await.map_err(|error| chain(&error)),
-            Request::Status => Ok(()),
+            Request::Status | Request::Explain(_) => Ok(()),
         }
+    }
+
+    /// Asks the edge beside all else: an answer may take as long as a dial.
+    fn explain(&self, question: ExplainQuestion, report: oneshot::Sender<Result<Done, String>>) {
+        let dialer = match self.dialer() {
+            Ok(dialer) => dialer,
+            Err(error) => {
+                let _ = report.send(Err(error));
+                return;
+            }
+        };
+        tokio::task::spawn_local(async move {
+            let explained = explain(&dialer, &question).await.map_err(|error| chain(&error));
+            let _ = report.send(explained.map(|explained| Done::Explained(Box::new(explained))));
+        });
+    }
+
+    /// What dials the edge in use with the device's key.
+    fn dialer(&self) -> Result<Dialer, String> {
+        let registration = self.state.registration().map_err(|error| chain(&error))?;
+        let (registration, key) = registration.ok_or_else(|| chain(&ConnectOrderError::NotEnrolled))?;
+        let tls = client_config(registration.ca_pem.as_deref(), key).map_err(|error| chain(&error))?;
+        Ok(Dialer { edge: Edges::load(Rc::clone(&self.state), registration.edge).current(), tls })
     }
 
     async fn enroll(&mut self, command: EnrollCommand) -> Result<(), EnrollError> {

@@ -18,9 +18,10 @@ mod live;
 mod permission;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use adit_model::{AccountId, ChangeBatch, Command, Record, TunnelId};
+use adit_model::{AccountId, ChangeBatch, Command, ExplainFor, ExplainQuestion, Explained, Record, TunnelId};
 use adit_store::{Fault, Feed, Store};
 use time::OffsetDateTime;
 use tokio::sync::broadcast;
@@ -51,6 +52,17 @@ impl Default for Settings {
     }
 }
 
+/// Answers what becomes of flows: an edge, which the control plane never sees.
+pub trait Explainer: Send + Sync {
+    /// What would become of a flow of an account's device; none if the device is not known there.
+    fn explain<'a>(
+        &'a self,
+        account: AccountId,
+        whose: &'a ExplainFor,
+        question: &'a ExplainQuestion,
+    ) -> Pin<Box<dyn Future<Output = Option<Explained>> + Send + 'a>>;
+}
+
 /// The control plane of one installation. Clones share it.
 #[derive(Clone)]
 pub struct Control(Arc<Inner>);
@@ -65,6 +77,7 @@ struct Inner {
     commands: broadcast::Sender<Command>,
     /// Where connectors find the other nodes.
     other_edges: Arc<Mutex<Vec<String>>>,
+    explainer: Arc<OnceLock<Arc<dyn Explainer>>>,
 }
 
 impl Control {
@@ -86,7 +99,13 @@ impl Control {
             requests: Arc::default(),
             commands,
             other_edges: Arc::default(),
+            explainer: Arc::default(),
         })))
+    }
+
+    /// Names the edge that answers what becomes of flows. The first one stays.
+    pub fn explain_by(&self, explainer: Arc<dyn Explainer>) {
+        let _first = self.0.explainer.set(explainer);
     }
 
     /// The installation's account.
@@ -141,8 +160,8 @@ impl Control {
                     .registration_seen(seen.registration, seen.source, &seen.agent_version, seen.at.into())
                     .await
             }
-            // The edge has logged it; flows are not stored yet.
-            Record::Flow(_) | Record::Request(_) => Ok(()),
+            // Log records, which have ways of their own (`adit::records`).
+            Record::Decision(_) | Record::Http(_) | Record::Flow(_) | Record::Request(_) => Ok(()),
         };
         if let Err(error) = stored {
             warn!(error = &error as &dyn std::error::Error, "a report was not stored");
@@ -167,6 +186,7 @@ impl Control {
             requests: Arc::clone(&self.0.requests),
             commands: self.0.commands.clone(),
             other_edges: Arc::clone(&self.0.other_edges),
+            explainer: Arc::clone(&self.0.explainer),
         }))
     }
 

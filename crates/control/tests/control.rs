@@ -25,6 +25,8 @@ mod ingress;
 mod isolation;
 #[path = "control/lists.rs"]
 mod lists;
+#[path = "control/logs.rs"]
+mod logs;
 #[path = "control/members.rs"]
 mod members;
 #[path = "control/network.rs"]

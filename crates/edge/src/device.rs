@@ -4,6 +4,7 @@
 //! flows and the event stream; what a flow may do and how a session ends is the same for both, and is here.
 
 mod enrolment;
+mod explaining;
 mod http2;
 mod quic;
 

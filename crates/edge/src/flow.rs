@@ -4,11 +4,11 @@
 //! flow is spliced; a flow of datagrams, UDP or ICMP, is exchanged packet by packet, and ends when it is idle.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use adit_model::{
-    ConnectionId, FirstBytes, FlowEnd, FlowFacts, FlowId, FlowRecord, InspectionRecord, NodeId, Protocol,
-    Refusal, RuleId,
+    Blocks, ConnectionId, DecisionPhase, DecisionRecord, FirstBytes, FlowEnd, FlowFacts, FlowId, FlowRecord,
+    InspectionRecord, Logging, NodeId, Party, Protocol, Record, Refusal, RuleName,
 };
 use adit_policy::{Decision, Known, Permit, Snapshot, Treatment};
 use adit_transport::datagram::{DatagramFlow, ExchangeEnd, Exchanged, exchange};
@@ -55,6 +55,12 @@ pub(crate) trait Asked {
 #[derive(Default)]
 pub(crate) struct Outcome {
     permit: Option<Permit>,
+    rule: Option<RuleName>,
+    phase: Option<DecisionPhase>,
+    evaluated_for: Duration,
+    first: FirstBytes,
+    /// The record of a decision that counts only once it has been carried out.
+    pending: Option<Box<DecisionRecord>>,
     connection: Option<ConnectionId>,
     relayed_to: Option<NodeId>,
     pub(crate) carried: Exchanged,
@@ -70,28 +76,28 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
     let mut outcome = Outcome::default();
     let snapshot = shared.snapshots.current();
     let number = snapshot.number();
+    let logging = snapshot.gateway_settings(facts.account).logging;
+    let party = party(&snapshot, &facts, id, &user, logging);
     let way = Way {
         shared: &shared,
         facts: &facts,
         session: &session,
-        id,
+        party: &party,
+        logging,
         snapshot: number,
         looks: snapshot.looks_into_flows(facts.account),
     };
-    let (end, rule) = decided(way, snapshot, asked, &mut outcome).await;
+    let end = decided(way, snapshot, asked, &mut outcome).await;
     // Step 8, record.
     let dialled = outcome.permit.map(|permit| permit.destination);
-    let recorded = shared.records.flow(FlowRecord {
-        flow: id,
-        account: facts.account,
-        registration: facts.registration,
-        device: facts.device,
-        user: user.to_string(),
-        protocol: facts.protocol,
-        destination: facts.destination,
+    let record = FlowRecord {
         overridden_by: dialled.filter(|dialled| *dialled != facts.destination),
+        party,
         snapshot: number,
-        rule,
+        rule: outcome.rule,
+        phase: outcome.phase,
+        evaluated_for: outcome.evaluated_for,
+        first: outcome.first,
         route: outcome.permit.map(|permit| permit.route),
         tunnel: outcome.permit.map(|permit| permit.tunnel),
         connection: outcome.connection,
@@ -104,7 +110,8 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
         lasted: clock.elapsed(),
         inspection: outcome.inspection,
         end,
-    });
+    };
+    let recorded = !logging.enabled || shared.records.flow(record);
     shared.metrics.flow_ended(end, outcome.carried.bytes_up, outcome.carried.bytes_down, recorded);
 }
 
@@ -114,97 +121,158 @@ struct Way<'a> {
     shared: &'a Arc<Shared>,
     facts: &'a FlowFacts,
     session: &'a Session,
-    id: FlowId,
+    party: &'a Arc<Party>,
+    logging: Logging,
     /// The number of the snapshot that decides.
     snapshot: u64,
     /// Whether its bytes are looked into.
     looks: bool,
 }
 
-/// Step 4, decide, and step 6, route: by one snapshot, whatever changes meanwhile. How the flow ended, and by which rule.
+/// Whose flow it is, for its records.
+fn party(snapshot: &Snapshot, facts: &FlowFacts, flow: FlowId, user: &str, logging: Logging) -> Arc<Party> {
+    let device_name =
+        snapshot.registration(facts.registration).map(|registration| registration.device_name.clone());
+    Arc::new(Party {
+        flow,
+        account: facts.account,
+        registration: facts.registration,
+        device: facts.device,
+        device_name: device_name.unwrap_or_default(),
+        user: user.to_owned(),
+        source: facts.source,
+        virtual_network: facts.virtual_network,
+        protocol: facts.protocol,
+        destination: facts.destination,
+        redact: logging.redact_pii,
+    })
+}
+
+/// Step 4, decide, and step 6, route: by one snapshot, whatever changes meanwhile. How the flow ended.
 async fn decided<A: Asked>(
     way: Way<'_>,
     snapshot: Arc<Snapshot>,
     asked: A,
     outcome: &mut Outcome,
-) -> (FlowEnd, Option<RuleId>) {
+) -> FlowEnd {
     if way.shared.freshness.is_stale() {
         asked.refuse(Refusal::Stale, "").await;
-        return (FlowEnd::Refused(Refusal::Stale), None);
+        return FlowEnd::Refused(Refusal::Stale);
     }
+    let clock = Instant::now();
     let decision = snapshot.decide(way.facts, Known::Opening);
+    outcome.evaluated_for = clock.elapsed();
     if decision != Decision::AwaitsFirstBytes {
+        note(way, &snapshot, decision, outcome);
         drop(snapshot);
-        return carried_out(way, decision, None, asked, outcome).await;
+        return carried_out(way, decision, asked, outcome).await;
     }
     let cut = way.session.flow_token();
     // Boxed: a flow that is held is rare, and its future would make every flow's as large.
     match way.facts.protocol {
         Protocol::Tcp => match cut.run_until_cancelled(hold(asked)).await {
             Some(Some((first, held))) => {
-                let decision = snapshot.decide(way.facts, Known::FirstBytes(&first));
+                let decision = decide_later(way, &snapshot, first, outcome);
                 drop(snapshot);
-                Box::pin(carried_out(way, decision, Some(first), held, outcome)).await
+                Box::pin(carried_out(way, decision, held, outcome)).await
             }
-            Some(None) => (FlowEnd::ResetByDevice, None),
-            None => (end_of(way.session.why()), None),
+            Some(None) => FlowEnd::ResetByDevice,
+            None => end_of(way.session.why()),
         },
         Protocol::Udp => match cut.run_until_cancelled(hold_datagrams(asked)).await {
             Some(Some((first, held))) => {
-                let decision = snapshot.decide(way.facts, Known::FirstBytes(&first));
+                let decision = decide_later(way, &snapshot, first, outcome);
                 drop(snapshot);
-                Box::pin(carried_out(way, decision, Some(first), held, outcome)).await
+                Box::pin(carried_out(way, decision, held, outcome)).await
             }
-            Some(None) => (FlowEnd::ResetByDevice, None),
-            None => (end_of(way.session.why()), None),
+            Some(None) => FlowEnd::ResetByDevice,
+            None => end_of(way.session.why()),
         },
         Protocol::Icmp => {
             // Nothing is recognised in an echo.
-            let decision = snapshot.decide(way.facts, Known::FirstBytes(&FirstBytes::default()));
+            let decision = decide_later(way, &snapshot, FirstBytes::default(), outcome);
             drop(snapshot);
-            carried_out(way, decision, None, asked, outcome).await
+            carried_out(way, decision, asked, outcome).await
         }
     }
 }
 
-async fn carried_out<A: Asked>(
-    way: Way<'_>,
-    decision: Decision,
-    first: Option<FirstBytes>,
-    asked: A,
-    outcome: &mut Outcome,
-) -> (FlowEnd, Option<RuleId>) {
+/// Decides what had to wait for the client's first bytes.
+fn decide_later(way: Way<'_>, snapshot: &Snapshot, first: FirstBytes, outcome: &mut Outcome) -> Decision {
+    let clock = Instant::now();
+    let decision = snapshot.decide(way.facts, Known::FirstBytes(&first));
+    outcome.evaluated_for += clock.elapsed();
+    outcome.first = first;
+    outcome.phase = Some(DecisionPhase::FirstBytes);
+    note(way, snapshot, decision, outcome);
+    decision
+}
+
+/// Records what the rules decided. What they were not asked about, and what no route carries, has the record of its flow
+/// alone; an override counts when it has been dialled (Gateway semantics, 5).
+fn note(way: Way<'_>, snapshot: &Snapshot, decision: Decision, outcome: &mut Outcome) {
+    let (rule, blocks, overridden_by) = match decision {
+        Decision::Permitted(permit) => {
+            let dialled = Some(permit.destination).filter(|dialled| *dialled != way.facts.destination);
+            (permit.rule, Some(Blocks::No), dialled)
+        }
+        Decision::Refused { refusal: Refusal::Blocked, rule } => (rule, Some(Blocks::Yes), None),
+        Decision::Refused { rule, .. } => (rule, None, None),
+        Decision::AwaitsFirstBytes => (None, None, None),
+    };
+    outcome.rule = rule.and_then(|rule| snapshot.rule_name(way.facts.account, adit_model::Filter::L4, rule));
+    let Some(blocks) = blocks else { return };
+    let phase = *outcome.phase.get_or_insert(DecisionPhase::Opening);
+    if !way.logging.enabled || !way.logging.l4.wants(blocks) {
+        return;
+    }
+    let record = Box::new(DecisionRecord {
+        party: Arc::clone(way.party),
+        at: SystemTime::now(),
+        blocks,
+        rule: outcome.rule.clone(),
+        overridden_by,
+        phase,
+        snapshot: way.snapshot,
+        first: outcome.first.clone(),
+    });
+    match overridden_by {
+        None => way.shared.record(Record::Decision(record)),
+        Some(_) => outcome.pending = Some(record),
+    }
+}
+
+async fn carried_out<A: Asked>(way: Way<'_>, decision: Decision, asked: A, outcome: &mut Outcome) -> FlowEnd {
     match decision {
         Decision::Permitted(permit) => {
             outcome.permit = Some(permit);
-            permitted(way, permit, first, asked, outcome).await
+            permitted(way, permit, asked, outcome).await
         }
-        Decision::Refused { refusal, rule } => {
+        Decision::Refused { refusal, .. } => {
             asked.refuse(refusal, "").await;
-            (FlowEnd::Refused(refusal), rule)
+            FlowEnd::Refused(refusal)
         }
         Decision::AwaitsFirstBytes => {
             asked.refuse(Refusal::Blocked, "").await;
-            (FlowEnd::Refused(Refusal::Blocked), None)
+            FlowEnd::Refused(Refusal::Blocked)
         }
     }
 }
 
-/// Steps 5 and 7, until the flow ends or is cut: how, and by which rule.
-async fn permitted<A: Asked>(
-    way: Way<'_>,
-    permit: Permit,
-    first: Option<FirstBytes>,
-    asked: A,
-    outcome: &mut Outcome,
-) -> (FlowEnd, Option<RuleId>) {
+/// Steps 5 and 7, until the flow ends or is cut.
+async fn permitted<A: Asked>(way: Way<'_>, permit: Permit, asked: A, outcome: &mut Outcome) -> FlowEnd {
     let ended = way.session.flow_token();
-    let open = way.shared.open_flows.begin(way.id, way.facts, first, ended.clone());
+    let first = (outcome.phase == Some(DecisionPhase::FirstBytes)).then(|| outcome.first.clone());
+    let open = way.shared.open_flows.begin(way.party.flow, way.facts, first, ended.clone());
     match dialled_and_carried(way, permit, &ended, asked, outcome).await {
-        Some(end) => (end, permit.rule),
+        Some(end) => end,
         None => match open.flow.cut_by() {
-            Some(rule) => (FlowEnd::CutByRule, Some(rule)),
-            None => (end_of(way.session.why()), permit.rule),
+            Some(rule) => {
+                outcome.rule =
+                    way.shared.snapshots.current().rule_name(way.facts.account, adit_model::Filter::L4, rule);
+                FlowEnd::CutByRule
+            }
+            None => end_of(way.session.why()),
         },
     }
 }
@@ -218,7 +286,7 @@ async fn dialled_and_carried<A: Asked>(
     outcome: &mut Outcome,
 ) -> Option<FlowEnd> {
     let flow = RelayedFlow {
-        flow: way.id,
+        flow: way.party.flow,
         account: way.facts.account,
         tunnel: permit.tunnel,
         protocol: way.facts.protocol,
@@ -261,10 +329,15 @@ async fn dialled<A: Asked, D>(
     outcome: &mut Outcome,
 ) -> Result<(D, A), Option<FlowEnd>> {
     match ended.run_until_cancelled(dialling).await {
-        Some(Ok(dialled)) => Ok((dialled, asked)),
+        Some(Ok(dialled)) => {
+            if let Some(decision) = outcome.pending.take() {
+                way.shared.record(Record::Decision(decision));
+            }
+            Ok((dialled, asked))
+        }
         Some(Err(NotDialled { refusal, connection, relayed_to, detail })) => {
             (outcome.connection, outcome.relayed_to) = (connection, relayed_to);
-            tracing::info!(flow = %way.id, refusal = refusal.as_str(), detail, "dial failed");
+            tracing::info!(flow = %way.party.flow, refusal = refusal.as_str(), detail, "dial failed");
             asked.refuse(refusal, &detail).await;
             Err(Some(FlowEnd::Refused(refusal)))
         }
@@ -288,10 +361,14 @@ async fn looked_into<A: Asked>(
     let Some(near) = asked.accept().await else {
         return Some(FlowEnd::ResetByDevice);
     };
-    let looked = Looked { shared: way.shared, facts: way.facts, id: way.id, destination: permit.destination };
+    let looked =
+        Looked { shared: way.shared, facts: way.facts, party: way.party, destination: permit.destination };
     let mut inspected = Inspected::default();
     let end = inspection::carry(looked, near, dialled, ended, &mut inspected).await;
     (outcome.carried.bytes_up, outcome.carried.bytes_down) = (inspected.passed.up, inspected.passed.down);
+    if inspected.record.as_ref().is_some_and(|found| found.wants_certificate) {
+        way.shared.certificate_requests.note(way.facts.account, permit.destination);
+    }
     outcome.inspection = inspected.record;
     end
 }

@@ -6,13 +6,14 @@
 
 mod gate;
 mod leaves;
+mod requests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use adit_inspect::{Report, Setup, Trust, open_tls, read_http};
-use adit_model::{FirstBytes, FlowEnd, FlowFacts, FlowId, InspectionRecord, Refusal};
+use adit_model::{FirstBytes, FlowEnd, FlowFacts, InspectionRecord, Party, Refusal};
 use adit_policy::{PassReason, Treatment};
 use adit_transport::splice::{HalfClose, Passed, SpliceEnd, splice};
 use adit_transport::{Duplex, ReadChunk, WriteChunk, io};
@@ -31,7 +32,7 @@ pub(crate) use leaves::Leaves;
 pub(crate) struct Looked<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) facts: &'a FlowFacts,
-    pub(crate) id: FlowId,
+    pub(crate) party: &'a Arc<Party>,
     /// What was dialled.
     pub(crate) destination: SocketAddr,
 }
@@ -69,6 +70,9 @@ where
     };
     let treatment = looked.shared.snapshots.current().treatment(looked.facts, &first);
     inspected.record = Some(record(treatment, &first));
+    if let Treatment::Pass(PassReason::Rule(rule)) = treatment {
+        requests::record_bypass(looked, rule, &first);
+    }
     let treating = treat(looked, treatment, first, &mut near, (&mut far, via.half_close()), inspected);
     let end = ended.run_until_cancelled(treating).await;
     if end.is_none() {
@@ -205,10 +209,11 @@ impl Opening<'_> {
         origin: DuplexStream,
         tasks: TaskTracker,
     ) -> impl Future<Output = Report> + Send + 'static {
-        let Looked { shared, facts, id, destination } = self.looked;
+        let Looked { shared, facts, party, destination } = self.looked;
         let trust = Trust { provider: shared.leaves.provider(), roots: shared.leaves.roots() };
         let setup = Setup { trust, destination, tasks };
-        let gate = Arc::new(FlowGate::new(Arc::clone(shared), facts.clone(), id, self.first.clone()));
+        let gate =
+            Arc::new(FlowGate::new(Arc::clone(shared), facts.clone(), Arc::clone(party), self.first.clone()));
         let Self { first, is_tls, .. } = self;
         async move {
             if is_tls {
@@ -235,10 +240,6 @@ fn complete(record: &mut InspectionRecord, report: Report) {
     record.wants_certificate = report.wants_certificate;
     record.error = report.client_error.or(report.origin_error);
 }
-
-/// What would help a client that has to show a certificate.
-pub(crate) const CERTIFICATE_HINT: &str = "the server asks for a client certificate, which cannot be shown while TLS is opened: \
-    a rule of the http filter with action off for this destination lets it pass unopened";
 
 /// What a pipe between a stream and its judge holds, in bytes.
 const PIPE_BYTES: usize = 256 << 10;

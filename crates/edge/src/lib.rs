@@ -16,6 +16,7 @@ pub mod connections;
 mod datagram;
 mod device;
 mod dial;
+mod explain;
 mod far;
 mod first_bytes;
 mod first_datagrams;
@@ -43,7 +44,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_model::{ChangeBatch, Command, Record};
+use adit_model::{AccountId, ChangeBatch, Command, ExplainFor, ExplainQuestion, Explained, Record};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -76,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) open_flows: reevaluation::OpenFlows,
     /// Certificates for TLS that is opened.
     pub(crate) leaves: inspection::Leaves,
+    /// Destinations that asked for client certificates.
+    pub(crate) certificate_requests: explain::CertificateRequests,
     /// Public host names in use.
     pub(crate) hostnames: Arc<Hostnames>,
     pub(crate) records: record::Recorder,
@@ -83,6 +86,15 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     /// Cancelled when the edge is to stop: no new work.
     pub(crate) stopping: CancellationToken,
+}
+
+impl Shared {
+    /// Records something that must hold nothing up: without room it is dropped, and counted.
+    pub(crate) fn record(&self, record: Record) {
+        if !self.records.try_report(record) {
+            self.metrics.record_dropped();
+        }
+    }
 }
 
 /// The ends by which the control plane and an edge hold each other.
@@ -136,6 +148,7 @@ impl Edge {
             sessions: Sessions::default(),
             open_flows: reevaluation::OpenFlows::default(),
             leaves: inspection::Leaves::new(config.inspection),
+            certificate_requests: explain::CertificateRequests::default(),
             hostnames: Arc::new(Hostnames::new(config.certificates)),
             records: record::Recorder::new(ends.records),
             tasks: TaskTracker::new(),
@@ -193,6 +206,16 @@ impl Edge {
     /// Keeps what it decides by in this file from now on until it stops, for a start without the database ([`Kept`]).
     pub fn keep(&self, file: PathBuf) {
         self.shared.tasks.spawn(kept::keep(Arc::clone(&self.shared), file));
+    }
+
+    /// What would become of a flow of an account's device, step by step; none if this edge knows no such device.
+    pub async fn explain(
+        &self,
+        account: AccountId,
+        whose: &ExplainFor,
+        question: &ExplainQuestion,
+    ) -> Option<Explained> {
+        explain::explain_for(&self.shared, account, whose, question).await
     }
 
     /// Live connections of connectors.

@@ -124,7 +124,7 @@ impl Metrics {
         );
         registry.register(
             "adit_edge_records_dropped",
-            "Flow records for which there was no room",
+            "Records for which there was no room on their way out of the edge",
             self.records_dropped.clone(),
         );
         registry.register(
@@ -161,6 +161,10 @@ impl Metrics {
         if !recorded {
             self.records_dropped.inc();
         }
+    }
+
+    pub(crate) fn record_dropped(&self) {
+        self.records_dropped.inc();
     }
 
     pub(crate) fn inspected_request(&self, action: &'static str) {

@@ -1,9 +1,7 @@
 //! Records leave here: to the control plane, and one log line for each flow.
 
-use adit_model::{FlowEnd, FlowRecord, Record, RequestRecord};
+use adit_model::{CERTIFICATE_HINT, FlowEnd, FlowRecord, Record, RequestRecord};
 use tokio::sync::mpsc;
-
-use crate::inspection::CERTIFICATE_HINT;
 
 /// Where records go. A full queue drops flow records, counted, rather than hold up flows; reports of connections wait.
 #[derive(Debug)]
@@ -21,6 +19,11 @@ impl Recorder {
         if self.records.send(record).await.is_err() {
             tracing::debug!("nobody takes records any more");
         }
+    }
+
+    /// Records what a flow does not wait for; whether there was room.
+    pub(crate) fn try_report(&self, record: Record) -> bool {
+        self.records.try_send(record).is_ok()
     }
 
     /// Records a flow that ended; whether there was room.
@@ -42,20 +45,22 @@ fn log(record: &FlowRecord) {
         record.end == FlowEnd::ClientTlsError && inspection.is_some_and(|found| found.wants_certificate);
     let hint = wants.then_some(CERTIFICATE_HINT);
     let overridden_by = record.overridden_by.map(tracing::field::display);
-    let rule = record.rule.map(tracing::field::display);
+    let rule = record.rule.as_ref().map(|rule| tracing::field::display(rule.id));
+    let party = &record.party;
+    let shown = |text: String| (!party.redact).then_some(text);
     let route = record.route.map(tracing::field::display);
     let connection = record.connection.map(tracing::field::display);
     let relayed_to = record.relayed_to.map(tracing::field::display);
     tracing::info!(
         target: "adit::flow",
-        id = %record.flow,
+        id = %party.flow,
         end = record.end.as_str(),
         outcome = if matches!(record.end, FlowEnd::Refused(_)) { "refused" } else { "carried" },
-        protocol = record.protocol.as_str(),
-        dst = %record.destination,
+        protocol = party.protocol.as_str(),
+        dst = %party.destination,
         overridden_by,
-        device = %record.device,
-        user = record.user,
+        device = shown(party.device.to_string()),
+        user = shown(party.user.clone()),
         rule,
         route,
         connection,

@@ -22,7 +22,7 @@ async fn bytes_pass_both_ways_and_each_direction_ends_by_itself() {
     assert_eq!(peers::read_all(response.into_body()).await.unwrap(), b"request");
     let record = chain.flow_record().await;
     assert_eq!((record.end, record.bytes_up, record.bytes_down), (FlowEnd::Finished, 7, 7));
-    assert_eq!(record.destination.to_string(), TARGET);
+    assert_eq!(record.party.destination.to_string(), TARGET);
     assert!(record.route.is_some() && record.connection.is_some());
 }
 
@@ -46,7 +46,10 @@ async fn a_rule_blocks_what_matches_and_is_recorded_with_the_flow() {
     chain.change(peers::rule(Action::Block, "net.dst.port == 6443")).await;
     assert_eq!(device.refusal(TARGET).await, Some(Refusal::Blocked));
     let record = chain.flow_record().await;
-    assert_eq!((record.end, record.rule), (FlowEnd::Refused(Refusal::Blocked), Some(peers::RULE)));
+    assert_eq!(
+        (record.end, record.rule.map(|rule| rule.id)),
+        (FlowEnd::Refused(Refusal::Blocked), Some(peers::RULE))
+    );
     assert!(record.route.is_none() && record.connection.is_none(), "nothing was dialled");
     chain.change(Change::RuleRemoved { id: peers::RULE }).await;
     assert_eq!(device.connect(TARGET).await.1.status(), 200);
@@ -63,8 +66,11 @@ async fn an_override_dials_elsewhere_and_the_record_says_where() {
     send.send_data(Bytes::from_static(b"moved"), true).unwrap();
     assert_eq!(peers::read_all(response.into_body()).await.unwrap(), b"moved");
     let record = chain.flow_record().await;
-    assert_eq!(record.destination.to_string(), "198.51.100.101:443");
-    assert_eq!((record.overridden_by, record.rule), (Some(TARGET.parse().unwrap()), Some(peers::RULE)));
+    assert_eq!(record.party.destination.to_string(), "198.51.100.101:443");
+    assert_eq!(
+        (record.overridden_by, record.rule.map(|rule| rule.id)),
+        (Some(TARGET.parse().unwrap()), Some(peers::RULE))
+    );
 }
 
 #[tokio::test]
@@ -80,7 +86,10 @@ async fn a_flow_is_held_for_what_its_client_says_first_if_a_rule_asks() {
         "it was told that it is connected, so it is reset"
     );
     let record = chain.flow_record().await;
-    assert_eq!((record.end, record.rule), (FlowEnd::Refused(Refusal::Blocked), Some(peers::RULE)));
+    assert_eq!(
+        (record.end, record.rule.map(|rule| rule.id)),
+        (FlowEnd::Refused(Refusal::Blocked), Some(peers::RULE))
+    );
     let (mut send, response) = device.connect(TARGET).await;
     for piece in ["GE", "T / HTTP/1.1\r\n", "\r\n"] {
         send.send_data(Bytes::from_static(piece.as_bytes()), false).unwrap();
@@ -92,7 +101,7 @@ async fn a_flow_is_held_for_what_its_client_says_first_if_a_rule_asks() {
         "every byte passes"
     );
     let record = chain.flow_record().await;
-    assert_eq!((record.end, record.bytes_up, record.rule), (FlowEnd::Finished, 18, None));
+    assert_eq!((record.end, record.bytes_up, record.rule.map(|rule| rule.id)), (FlowEnd::Finished, 18, None));
     // An end without a word.
     let (mut send, response) = device.connect(TARGET).await;
     send.send_data(Bytes::new(), true).unwrap();
@@ -133,7 +142,7 @@ async fn a_block_rule_cuts_the_open_flows_that_it_matches() {
     chain.change(peers::rule(Action::Block, "net.dst.port == 6443")).await;
     assert!(peers::read_all(response.into_body()).await.is_err());
     let record = chain.flow_record().await;
-    assert_eq!((record.end, record.rule), (FlowEnd::CutByRule, Some(peers::RULE)));
+    assert_eq!((record.end, record.rule.map(|rule| rule.id)), (FlowEnd::CutByRule, Some(peers::RULE)));
 }
 
 #[tokio::test]

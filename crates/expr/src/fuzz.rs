@@ -1,12 +1,11 @@
 //! The body of the fuzz target: one text through everything.
 
-mod naive;
-
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::facts::{Attribute, Fact, Facts, Texts};
 use crate::list::{List, ListId, ListKind};
+use crate::naive::Naive;
 use crate::scheme::{Field, Meaning, Scheme, Type};
 use crate::{Expression, parse};
 
@@ -126,10 +125,17 @@ pub fn fuzz_expression(data: &[u8]) {
     for present in [0xffff, 0, some, !some] {
         let facts = facts(&attributes, present);
         let answer = program.matches(&facts, &contents);
-        let plain = naive::Naive { facts: &facts, lists: &contents }.truth(&expression.root);
+        let plain = Naive { facts: &facts, lists: &contents }.truth(&expression.root);
         assert_eq!(answer, plain, "{text:?}, that is {canonical:?}, with the facts {present:b}");
         assert_eq!(program.matches_by(u8::MAX, &facts, &contents), Some(answer), "{text:?}");
-        for phase in 0..3 {
+        for phase in [0, 1, 2, u8::MAX] {
+            let explained = expression.explain(phase, &facts, &contents);
+            assert_eq!(
+                explained.truth,
+                program.matches_by(phase, &facts, &contents),
+                "{text:?} by phase {phase}"
+            );
+            assert!(explained.because.len() <= 16, "{text:?}");
             if let Some(early) = program.matches_by(phase, &facts, &contents) {
                 assert_eq!(early, answer, "{text:?} by phase {phase}");
             }

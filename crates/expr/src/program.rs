@@ -17,6 +17,8 @@ use std::ops::ControlFlow;
 use memchr::memmem::Finder;
 use regex::bytes::Regex;
 
+pub(crate) use compile::phase_of;
+
 use crate::ast::{Connective, Order, Quantifier};
 use crate::buffer::Truths;
 use crate::facts::{Fact, Facts, Scalar};

@@ -97,4 +97,8 @@ pub struct Exchange<'a> {
     pub untrusted: Option<UntrustedAction>,
     /// Whether the origin asked for a certificate of the client.
     pub wants_certificate: bool,
+    /// What led the client here, if it said so.
+    pub referer: Option<&'a str>,
+    /// The client's program, if it said so.
+    pub user_agent: Option<&'a str>,
 }

@@ -17,6 +17,8 @@ pub(crate) struct Head {
     path_and_query: String,
     query: Option<String>,
     upload_mime: Option<String>,
+    pub(crate) referer: Option<String>,
+    pub(crate) user_agent: Option<String>,
     pub(crate) version: &'static str,
 }
 
@@ -36,6 +38,8 @@ impl Head {
             path_and_query: path_and_query.to_owned(),
             query: uri.query().map(str::to_owned),
             upload_mime: mime(request.headers()),
+            referer: text(request.headers(), &header::REFERER),
+            user_agent: text(request.headers(), &header::USER_AGENT),
             version: if request.version() == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
             authority: authority.to_owned(),
         }
@@ -103,6 +107,12 @@ pub(crate) fn settle_host<B>(request: &mut Request<B>, scheme: &str) -> Result<(
     Ok(())
 }
 
+/// A header for records, no longer than people read.
+fn text(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
+    let value = headers.get(name)?.to_str().ok()?;
+    Some(value.chars().take(MAX_RECORDED_CHARS).collect())
+}
+
 /// The host of an authority, in lower case, without port, brackets and trailing dot.
 pub(crate) fn host_of(authority: &str) -> Option<String> {
     let authority = authority.rsplit('@').next().unwrap_or_default();
@@ -120,6 +130,9 @@ pub(crate) fn mime(headers: &HeaderMap) -> Option<String> {
     let mime = value.split(';').next().unwrap_or_default().trim();
     (!mime.is_empty()).then(|| mime.to_ascii_lowercase())
 }
+
+/// Longest text of a header in a record, in characters.
+const MAX_RECORDED_CHARS: usize = 512;
 
 #[cfg(test)]
 mod tests {

@@ -268,7 +268,7 @@ impl<G: Gate> Session<G> {
 
     fn exchange<'a>(
         &self,
-        head: &Head,
+        head: &'a Head,
         facts: &'a RequestFacts<'a>,
         status: u16,
         action: Action,
@@ -283,6 +283,8 @@ impl<G: Gate> Session<G> {
             validation: self.seen.as_ref().map(|seen| seen.validation()),
             untrusted: None,
             wants_certificate: self.wants_certificate(),
+            referer: head.referer.as_deref(),
+            user_agent: head.user_agent.as_deref(),
         }
     }
 }

@@ -18,10 +18,69 @@ pub struct GatewaySettings {
     /// Whether open flows are cut that a block rule matches when rules change.
     #[serde(default = "yes")]
     pub reevaluate: bool,
+    /// What is recorded.
+    #[serde(default)]
+    pub logging: Logging,
 }
 
 const fn yes() -> bool {
     true
+}
+
+/// What is recorded of an account's flows (Gateway semantics, 8; contract D, 9.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Logging {
+    /// Whether anything is.
+    pub enabled: bool,
+    /// Whether personal fields are left out.
+    pub redact_pii: bool,
+    /// Whether URLs keep what stands behind their `?`.
+    pub query_strings: bool,
+    /// Of DNS queries.
+    pub dns: RuleLogging,
+    /// Of HTTP requests.
+    pub http: RuleLogging,
+    /// Of flows, when rules decide them.
+    pub l4: RuleLogging,
+}
+
+/// What is recorded of one filter's decisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleLogging {
+    /// All of them.
+    pub log_all: bool,
+    /// Those that block.
+    pub log_blocks: bool,
+}
+
+impl RuleLogging {
+    /// Whether a decision is recorded.
+    pub fn wants(self, blocks: Blocks) -> bool {
+        self.log_all || self.log_blocks && blocks == Blocks::Yes
+    }
+}
+
+/// Whether a decision refuses what it was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blocks {
+    /// It refuses it.
+    Yes,
+    /// It lets it pass.
+    No,
+}
+
+impl Default for RuleLogging {
+    fn default() -> Self {
+        Self { log_all: true, log_blocks: false }
+    }
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        let all = RuleLogging::default();
+        Self { enabled: true, redact_pii: false, query_strings: false, dns: all, http: all, l4: all }
+    }
 }
 
 /// On which ports HTTP and TLS are looked for.
@@ -55,6 +114,7 @@ impl GatewaySettings {
             inspection: InspectionMode::default(),
             non_http_tls: NonHttpTls::default(),
             reevaluate: true,
+            logging: Logging::default(),
         }
     }
 }

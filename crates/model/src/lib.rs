@@ -7,12 +7,14 @@
 mod address;
 mod change;
 mod duration;
+mod explain;
 mod flow;
 mod gateway;
 mod hostname;
 mod http;
 mod id;
 mod list;
+mod log;
 mod record;
 mod rule;
 mod secret;
@@ -23,8 +25,12 @@ pub use change::{
     VirtualNetwork,
 };
 pub use duration::{GoDuration, NotADuration};
+pub use explain::{
+    ExplainFor, ExplainQuestion, ExplainStep, Explained, ExplainedFinding, ExplainedRule,
+    MAX_SERVER_NAME_BYTES, NOT_DIALLED,
+};
 pub use flow::{FirstBytes, FlowFacts, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
-pub use gateway::{GatewaySettings, InspectionMode, NonHttpTls};
+pub use gateway::{Blocks, GatewaySettings, InspectionMode, Logging, NonHttpTls, RuleLogging};
 pub use hostname::{HostnameError, PublicHostname};
 pub use http::{RequestFacts, ResponseFacts};
 pub use id::{
@@ -32,9 +38,11 @@ pub use id::{
     RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
 };
 pub use list::{List, ListItemsChange, ListKind, UnknownListKind};
+pub use log::{Dataset, LogField, LogKeys, LogKind, LogRecord, LogValue, UnknownDataset, log_record};
 pub use record::{
-    ConnectionClosed, ConnectionOpened, FlowEnd, FlowRecord, InspectionRecord, LocalConfiguration, Record,
-    RegistrationSeen, RequestEnd, RequestRecord,
+    CERTIFICATE_HINT, ConnectionClosed, ConnectionOpened, DecisionPhase, DecisionRecord, FlowEnd, FlowRecord,
+    HttpRecord, InspectionRecord, LocalConfiguration, Party, Record, RegistrationSeen, RequestEnd,
+    RequestRecord, RuleName,
 };
 #[doc(hidden)]
 pub use rule::fuzz_schedule;

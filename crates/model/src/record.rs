@@ -1,15 +1,19 @@
 //! What edges report: connections that come and go, devices seen, and one record for every flow that ended.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::flow::{Protocol, Refusal};
+use crate::flow::{FirstBytes, Protocol, Refusal};
+use crate::gateway::Blocks;
 use crate::hostname::PublicHostname;
 use crate::id::{
-    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, NodeId, RegistrationId, RouteId, RuleId, TunnelId,
+    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, NodeId, RegistrationId, RouteId, RuleId,
+    TunnelId, VirtualNetworkId,
 };
+use crate::rule::{Action, UntrustedAction};
 
 /// One report of an edge.
 #[derive(Debug, Clone)]
@@ -22,6 +26,10 @@ pub enum Record {
     LocalConfiguration(LocalConfiguration),
     /// A device connected.
     RegistrationSeen(RegistrationSeen),
+    /// The rules decided a flow.
+    Decision(Box<DecisionRecord>),
+    /// A request inside of a flow was judged, or a flow's TLS passed unopened because a rule says so.
+    Http(Box<HttpRecord>),
     /// A flow ended.
     Flow(Box<FlowRecord>),
     /// A request to a public host name ended.
@@ -88,9 +96,9 @@ pub struct RegistrationSeen {
     pub at: SystemTime,
 }
 
-/// Who, what, which rule, which route, how much, and why it ended (design, section 1, step 8).
+/// Whose flow it is, and where it goes: what all records of a flow have in common.
 #[derive(Debug, Clone)]
-pub struct FlowRecord {
+pub struct Party {
     /// The flow.
     pub flow: FlowId,
     /// The account.
@@ -99,18 +107,131 @@ pub struct FlowRecord {
     pub registration: RegistrationId,
     /// The device.
     pub device: DeviceId,
+    /// The device's name.
+    pub device_name: String,
     /// The person or service token behind it.
     pub user: String,
+    /// Where the device is, as the edge sees it.
+    pub source: IpAddr,
+    /// Where its route was looked up.
+    pub virtual_network: VirtualNetworkId,
     /// The protocol.
     pub protocol: Protocol,
     /// Where to.
     pub destination: SocketAddr,
-    /// What was dialled instead of it, if a rule said so.
+    /// Whether records leave out what is personal.
+    pub redact: bool,
+}
+
+/// A rule, as records name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleName {
+    /// Which.
+    pub id: RuleId,
+    /// What it is called.
+    pub name: String,
+    /// What it does.
+    pub action: Action,
+}
+
+/// When a flow was decided (policy language, 8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecisionPhase {
+    /// By its first packet.
+    Opening,
+    /// By the client's first bytes.
+    FirstBytes,
+}
+
+impl DecisionPhase {
+    /// The name in records.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Opening => "N0",
+            Self::FirstBytes => "N1",
+        }
+    }
+}
+
+/// What the rules of the filter `l4` decided of a flow.
+#[derive(Debug, Clone)]
+pub struct DecisionRecord {
+    /// Whose flow.
+    pub party: Arc<Party>,
+    /// When.
+    pub at: SystemTime,
+    /// Whether it was refused.
+    pub blocks: Blocks,
+    /// The rule that decided, if one did.
+    pub rule: Option<RuleName>,
+    /// What is dialled instead of the destination, if the rule says so.
+    pub overridden_by: Option<SocketAddr>,
+    /// By what was known of it.
+    pub phase: DecisionPhase,
+    /// The number of the snapshot that decided.
+    pub snapshot: u64,
+    /// What the client said first, if it was waited for.
+    pub first: FirstBytes,
+}
+
+/// What became of a request inside of a flow; or, without one, that the flow's TLS passed unopened.
+#[derive(Debug, Clone)]
+pub struct HttpRecord {
+    /// Whose flow.
+    pub party: Arc<Party>,
+    /// When.
+    pub at: SystemTime,
+    /// What was done, by the names of the HTTP log.
+    pub action: &'static str,
+    /// The rule that decided, if one did.
+    pub rule: Option<RuleName>,
+    /// The number of the snapshot that decided.
+    pub snapshot: u64,
+    /// The host that was asked for.
+    pub host: String,
+    /// The method.
+    pub method: String,
+    /// The URL, without its query unless the account wants it.
+    pub url: String,
+    /// `HTTP/1.1` or `HTTP/2`.
+    pub version: &'static str,
+    /// The status that the client was told; 0 if it was told none.
+    pub status: u16,
+    /// What led the client here, if it said so.
+    pub referer: String,
+    /// The client's program, if it said so.
+    pub user_agent: String,
+    /// Where the client was sent, if it was.
+    pub redirected_to: String,
+    /// Why the edge itself answered, if it did.
+    pub reason: Option<&'static str>,
+    /// What was found of the origin's certificate.
+    pub validation: Option<&'static str>,
+    /// What was done about an origin whose certificate is not good.
+    pub untrusted: Option<UntrustedAction>,
+    /// Why it passed unopened, if it did.
+    pub bypass: Option<&'static str>,
+    /// The name of what would help, if something is known to.
+    pub hint: Option<&'static str>,
+}
+
+/// Who, what, which rule, which route, how much, and why it ended (design, section 1, step 8).
+#[derive(Debug, Clone)]
+pub struct FlowRecord {
+    /// Whose flow.
+    pub party: Arc<Party>,
+    /// What was dialled instead of the destination, if a rule said so.
     pub overridden_by: Option<SocketAddr>,
     /// The number of the snapshot that decided.
     pub snapshot: u64,
     /// The rule that decided, if one did.
-    pub rule: Option<RuleId>,
+    pub rule: Option<RuleName>,
+    /// By what was known of it, if it was decided.
+    pub phase: Option<DecisionPhase>,
+    /// How long rules were asked.
+    pub evaluated_for: Duration,
+    /// What the client said first, if a rule waited for it.
+    pub first: FirstBytes,
     /// The route, if there was one.
     pub route: Option<RouteId>,
     /// The tunnel, if there was one.
@@ -264,3 +385,7 @@ impl RequestEnd {
         }
     }
 }
+
+/// What would help a client that has to show a certificate.
+pub const CERTIFICATE_HINT: &str = "the server asks for a client certificate, which cannot be shown while TLS is opened: \
+    a rule of the http filter with action off for this destination lets it pass unopened";

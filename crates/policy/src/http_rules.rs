@@ -154,6 +154,6 @@ fn carried_out(rule: &CompiledRule) -> HttpVerdict<'_> {
 }
 
 /// Whether a rule decides about opening, and nothing else.
-fn decides_opening(rule: &Rule) -> bool {
+pub(crate) fn decides_opening(rule: &Rule) -> bool {
     matches!(rule.action, Action::Off | Action::On)
 }

@@ -6,6 +6,7 @@
 //! [`scheme`]. No sockets, no clock, no database.
 
 mod decide;
+mod explain;
 mod facts;
 mod http_rules;
 mod network_rules;
@@ -17,6 +18,7 @@ mod state;
 mod trie;
 
 pub use decide::{Decision, Permit};
+pub use explain::Asked;
 pub use facts::{Known, never_supplied};
 pub use http_rules::{HttpVerdict, PassReason, Treatment};
 pub use rule::{CompiledList, CompiledRule, Condition, list_id, list_kind};

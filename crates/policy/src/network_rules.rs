@@ -25,7 +25,7 @@ pub(crate) enum Walk<'s> {
 
 /// Whether a condition is met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Met {
+pub(crate) enum Met {
     No,
     Later,
     Unreadable,
@@ -61,7 +61,7 @@ impl Snapshot {
 
     /// A rule matches when all three of its conditions are met (policy language, 1); one that is not met decides, whatever
     /// is unknown of the others.
-    fn meets(&self, rule: &CompiledRule, phase: Phase, facts: &Facts<'_>) -> Met {
+    pub(crate) fn meets(&self, rule: &CompiledRule, phase: Phase, facts: &Facts<'_>) -> Met {
         let mut met = Met::Yes;
         for condition in [&rule.traffic, &rule.identity, &rule.device_posture] {
             let this = match condition {

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_model::{
-    AccountId, Cidr, DeviceKey, Filter, GatewaySettings, Hostname, ListId, Node, NodeId, NodeKey,
-    PublicHostname, Registration, RegistrationId, Route, SecretHash, Tunnel, TunnelConfiguration, TunnelId,
-    VirtualNetworkId,
+    AccountId, Cidr, DeviceId, DeviceKey, Filter, GatewaySettings, Hostname, ListId, Node, NodeId, NodeKey,
+    PublicHostname, Registration, RegistrationId, Route, RuleId, RuleName, SecretHash, Tunnel,
+    TunnelConfiguration, TunnelId, VirtualNetworkId,
 };
 use ipnet::IpNet;
 
@@ -62,6 +62,13 @@ impl Snapshot {
     /// The registration, revoked or not.
     pub fn registration(&self, id: RegistrationId) -> Option<&Arc<Registration>> {
         self.registrations.get(&id)
+    }
+
+    /// The registration of an account's device; a live one, if it has one. For those who ask, not for flows.
+    pub fn registration_of_device(&self, account: AccountId, device: DeviceId) -> Option<&Arc<Registration>> {
+        let of_device =
+            self.registrations.values().filter(|known| known.account == account && known.device == device);
+        of_device.min_by_key(|known| (known.revoked, known.id))
     }
 
     /// The registration that a device with this key has.
@@ -155,6 +162,12 @@ impl Snapshot {
     /// or out of their schedule are among them.
     pub fn rules(&self, account: AccountId, filter: Filter) -> &[Arc<CompiledRule>] {
         self.rules.get(&(account, filter)).map_or(&[], |rules| rules.as_slice())
+    }
+
+    /// What a rule is called in records.
+    pub fn rule_name(&self, account: AccountId, filter: Filter, id: RuleId) -> Option<RuleName> {
+        let rule = self.rules(account, filter).iter().find(|compiled| compiled.rule.id == id)?;
+        Some(RuleName { id, name: rule.rule.name.clone(), action: rule.rule.action })
     }
 
     /// The list, ready to be asked.

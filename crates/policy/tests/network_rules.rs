@@ -7,7 +7,7 @@ use adit_model::{
     List, ListId, ListKind, OverrideTarget, Protocol, Refusal, Registration, RegistrationId, Route, RouteId,
     Rule, RuleId, RuleSettings, SecretHash, Tunnel, TunnelId, VirtualNetwork, VirtualNetworkId,
 };
-use adit_policy::{Decision, Known, Permit, State};
+use adit_policy::{Asked, Decision, Known, Permit, State};
 use uuid::Uuid;
 
 const ACCOUNT: AccountId = AccountId::from_bytes([1; 16]);
@@ -87,7 +87,10 @@ impl Case {
             destination: destination.parse().unwrap(),
         };
         let number = |rule: Option<RuleId>| rule.map(|rule| rule.uuid().as_u128());
-        match self.0.snapshot().decide(&facts, known) {
+        let snapshot = self.0.snapshot();
+        let decision = snapshot.decide(&facts, known);
+        agrees(decision, &snapshot.explain_network(&facts, known));
+        match decision {
             Decision::Permitted(Permit { destination, rule, .. }) => {
                 Dialled(destination.to_string().leak(), number(rule))
             }
@@ -107,6 +110,30 @@ impl Case {
             ..FirstBytes::default()
         };
         self.ask(Protocol::Tcp, destination, Known::FirstBytes(&first))
+    }
+}
+
+/// Whether the rules that were asked, as they are told to people, end with the one that decided.
+fn agrees(decision: Decision, asked: &Asked) {
+    let last = asked.rules.last().map(|rule| (rule.id, rule.outcome.as_str()));
+    let by = match decision {
+        // Rules are not asked.
+        Decision::Refused { refusal: Refusal::NeverDialled, rule: None } => return,
+        Decision::AwaitsFirstBytes => return assert!(matches!(last, Some((_, "waits"))), "{asked:?}"),
+        Decision::Permitted(permit) => permit.rule,
+        Decision::Refused { rule, .. } => rule,
+    };
+    match by {
+        Some(by) => {
+            assert!(
+                matches!(last, Some((last, "matched" | "unreadable")) if last == by),
+                "{decision:?}: {asked:?}"
+            );
+        }
+        None => assert!(!matches!(last, Some((_, "matched" | "unreadable"))), "{decision:?}: {asked:?}"),
+    }
+    for rule in asked.rules.iter().filter(|rule| rule.outcome == "missed") {
+        assert!(!rule.because.is_empty(), "{rule:?} has no reason");
     }
 }
 
@@ -272,4 +299,47 @@ fn rules_of_another_account_or_filter_decide_nothing() {
     let http = Rule { filter: Filter::Http, ..rule(2, 10, Action::Block, "") };
     let mut case = Case::new(vec![other, http]);
     assert_eq!(case.tcp(SERVER), Dialled(SERVER, None));
+}
+
+#[test]
+fn a_rule_is_told_with_the_fact_that_made_it_miss_or_match() {
+    let mut case = Case::new(vec![
+        rule(1, 10, Action::Block, "net.protocol == \"udp\" and net.dst.port == 22"),
+        Rule { enabled: false, ..rule(2, 20, Action::Block, "") },
+        rule(3, 30, Action::Block, &format!("net.dst.port == 22 or net.dst.ip in ${}", LIST.uuid().simple())),
+        rule(4, 40, Action::Block, ""),
+    ]);
+    let facts = FlowFacts {
+        account: ACCOUNT,
+        registration: DEVICE,
+        device: DeviceId::from_uuid(Uuid::from_u128(21)),
+        virtual_network: NETWORK,
+        protocol: Protocol::Tcp,
+        source: "203.0.113.9".parse().unwrap(),
+        destination: SERVER.parse().unwrap(),
+    };
+    let asked = case.0.snapshot().explain_network(&facts, Known::Opening);
+    let told: Vec<String> = asked
+        .rules
+        .iter()
+        .map(|rule| {
+            format!(
+                "{} {}: {}",
+                rule.name,
+                rule.outcome,
+                rule.because.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "rule 1 missed: net.protocol == \"udp\" does not hold: net.protocol is \"tcp\"",
+            "rule 2 disabled: ",
+            &format!(
+                "rule 3 matched: net.dst.ip in ${} holds: net.dst.ip is 198.51.100.101",
+                LIST.uuid().simple()
+            ),
+        ]
+    );
 }

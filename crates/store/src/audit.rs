@@ -158,6 +158,16 @@ impl AuditRow {
     }
 }
 
+impl AuditPlace {
+    pub(crate) fn new(at: i64, id: String) -> Self {
+        Self { at, id }
+    }
+
+    pub(crate) fn parts(&self) -> (i64, &str) {
+        (self.at, &self.id)
+    }
+}
+
 impl fmt::Display for AuditPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}_{}", self.at, self.id)

@@ -85,16 +85,22 @@ impl Batch {
         &self.store
     }
 
+    /// Gives the rules that were put aside their places ([`crate::rule`]), for those who look at what the batch would make.
+    ///
+    /// # Errors
+    /// A rule's place is still another's. The batch can go on, or be dropped.
+    pub async fn settle(&self) -> Result<(), BatchCommitError> {
+        settled(&mut self.open.hold().await?).await
+    }
+
     /// Makes all of it happen: the entry of the change log has the changes of all mutations, in order. Rules that were put
-    /// aside get their places ([`crate::rule`]).
+    /// aside get their places.
     ///
     /// # Errors
     /// None of it has happened, unless the database was lost while it said so.
     pub async fn commit(self) -> Result<ChangeBatch, BatchCommitError> {
         let mut held = self.open.hold().await?;
-        if let Some(PrecedenceTaken { rule, by }) = rules_settle(held.sql()).await? {
-            return Err(BatchCommitError::PrecedenceTaken { rule, by });
-        }
+        settled(&mut held).await?;
         let whose = held.0.whose.unwrap_or(Whose::One(None));
         let mut transaction = held.0.transaction.take().ok_or(Fault::Ended)?;
         let changes = std::mem::take(&mut held.0.changes);
@@ -102,6 +108,13 @@ impl Batch {
         transaction.commit(Some(batch.number)).await?;
         self.store.0.tell(batch.number);
         Ok(batch)
+    }
+}
+
+async fn settled(held: &mut Held) -> Result<(), BatchCommitError> {
+    match rules_settle(held.sql()).await? {
+        Some(PrecedenceTaken { rule, by }) => Err(BatchCommitError::PrecedenceTaken { rule, by }),
+        None => Ok(()),
     }
 }
 

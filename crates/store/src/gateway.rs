@@ -1,13 +1,13 @@
 //! How an account's gateway treats flows beside its rules (contract D, 9.2), and the authority by which its TLS is opened.
 
-use adit_model::{AccountId, Change, GatewaySettings};
+use adit_model::{AccountId, Change, GatewaySettings, Logging};
 use serde_json::Value;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use crate::row::{Columns, Connection, Fault, Row};
 use crate::seal::Place;
-use crate::write::{Actor, Deed};
+use crate::write::{Actor, Deed, Write};
 use crate::{Store, Written};
 
 /// An account's settings.
@@ -64,6 +64,42 @@ impl Store {
             .map_err(Fault::from)?;
         let before = row.as_ref().map(settings_row).transpose()?;
         let (settings, edge) = change(before.as_ref().map(|before| &before.settings))?;
+        // What is recorded is set by another operation, but for whether anything is.
+        let kept = before.as_ref().map(|before| before.edge.logging).unwrap_or_default();
+        let edge = GatewaySettings { logging: Logging { enabled: edge.logging.enabled, ..kept }, ..edge };
+        Ok(self.gateway_settings_put(write, actor, settings, edge, before).await?)
+    }
+
+    /// Changes what is recorded of an account's flows.
+    pub async fn gateway_logging_set(
+        &self,
+        actor: &Actor,
+        account: AccountId,
+        logging: Logging,
+    ) -> Result<Written<GatewaySettingsRow>, Fault> {
+        let mut write = self.write().await?;
+        let row = sqlx::query("SELECT * FROM gateway_settings WHERE account_id = $1")
+            .bind(account.to_string())
+            .fetch_optional(write.sql())
+            .await?;
+        let before = row.as_ref().map(settings_row).transpose()?;
+        let (settings, edge) = match &before {
+            Some(before) => (before.settings.clone(), before.edge),
+            None => (serde_json::json!({}), GatewaySettings::of(account)),
+        };
+        let edge = GatewaySettings { logging: Logging { enabled: edge.logging.enabled, ..logging }, ..edge };
+        self.gateway_settings_put(write, actor, settings, edge, before).await
+    }
+
+    async fn gateway_settings_put(
+        &self,
+        mut write: Write,
+        actor: &Actor,
+        settings: Value,
+        edge: GatewaySettings,
+        before: Option<GatewaySettingsRow>,
+    ) -> Result<Written<GatewaySettingsRow>, Fault> {
+        let account = edge.account;
         let at = write.at();
         let edge_settings = serde_json::to_string(&edge)
             .map_err(|_| Fault::Damaged { table: TABLE, column: "edge_settings" })?;
@@ -77,17 +113,17 @@ impl Store {
         .bind(edge_settings)
         .bind(at)
         .execute(write.sql())
-        .await
-        .map_err(Fault::from)?;
+        .await?;
         let now = write.time();
         let created_at = before.map_or(now, |before| before.created_at);
         let row = GatewaySettingsRow { account, settings, edge, created_at, updated_at: now };
         write.change(Change::GatewaySettingsPut(edge));
         let id = account.to_string();
-        let detail = row.settings.clone();
+        let mut detail = row.settings.clone();
+        detail["logging"] = serde_json::to_value(edge.logging).unwrap_or_default();
         let deed =
             Deed { account: Some(account), action: "gateway.configure", kind: "gateway", id: &id, detail };
-        Ok(self.commit(write, actor, deed, row).await?)
+        self.commit(write, actor, deed, row).await
     }
 
     /// The authority by which an account's TLS is opened, if it has one.

@@ -29,6 +29,7 @@ mod node_database;
 mod open;
 mod page;
 mod query;
+mod records;
 mod route;
 mod row;
 mod rule;
@@ -68,6 +69,7 @@ pub use node::{EnrolledNode, NODE_SILENT_AFTER, NewNode, NodeCreateError, NodeRo
 pub use node_database::{Cluster, NodeDatabase, NodeDatabaseError, NodeRecord, Notices};
 pub use open::OpenError;
 pub use page::{Page, Window};
+pub use records::{RecordKey, RecordRow, RecordWindow, Records, Retention};
 pub use route::{NewRoute, RouteEdit, RouteFilter, RouteRow, RouteWriteError, Takeover};
 pub use row::Fault;
 pub use rule::{Expiration, NewRule, RuleContent, RuleRow, RuleText, RuleWriteError};
@@ -107,6 +109,7 @@ struct Inner {
     writer: AnyPool,
     group: group::Group,
     readers: AnyPool,
+    records: Records,
     backend: session::Backend,
     seal: seal::SealKey,
     /// The number of the last committed entry of the change log.
@@ -128,11 +131,17 @@ impl Store {
         *self.0.number.borrow()
     }
 
+    /// The log records.
+    pub fn records(&self) -> &Records {
+        &self.0.records
+    }
+
     /// Ends all connections; the database's log is written back. Later calls fail.
     pub async fn close(&self) {
         if let Some(listener) = &self.0.listener {
             listener.0.abort();
         }
+        self.0.records.close().await;
         self.0.readers.close().await;
         self.0.writer.close().await;
     }

@@ -20,7 +20,7 @@ pub const NODE_SILENT_AFTER: Duration = Duration::from_secs(10);
 /// Commands that are kept for nodes that look late.
 const COMMANDS_KEPT: i64 = 1000;
 /// What a node's role is granted.
-const GRANTS: [&str; 7] = [
+const GRANTS: [&str; 8] = [
     "SELECT ON migrations",
     "SELECT ON changes",
     "SELECT ON nodes",
@@ -28,6 +28,7 @@ const GRANTS: [&str; 7] = [
     "SELECT, INSERT, UPDATE ON node_leases",
     "SELECT, INSERT, DELETE ON node_connections",
     "INSERT ON node_records",
+    "INSERT ON records",
 ];
 
 /// A node, as the control plane lists it.

@@ -5,10 +5,12 @@
 //! it; every call has a deadline. A node is live while its heartbeat is young by the database's clock, and a connection
 //! counts while its node is live: nobody has to clean up for a lease to end.
 
+use std::borrow::Borrow;
 use std::time::Duration;
 
 use adit_model::{
-    ChangeBatch, Command, ConnectionOpened, Lease, LocalConfiguration, Node, NodeId, RegistrationSeen,
+    ChangeBatch, Command, ConnectionOpened, Lease, LocalConfiguration, LogRecord, Node, NodeId,
+    RegistrationSeen,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgRow};
@@ -18,6 +20,7 @@ use tokio::sync::watch;
 use crate::AbortOnDrop;
 use crate::node::{NODE_SILENT_AFTER, NODES_CHANNEL, NOTIFY, damaged, key_of, micros};
 use crate::open::{LISTEN_AGAIN, MIGRATIONS};
+use crate::records::{TEXT_COLUMNS, columned, there_already};
 use crate::row::Fault;
 use crate::session::{Backend, CHANNEL};
 
@@ -240,6 +243,32 @@ impl NodeDatabase {
                 .await?;
             transaction.execute(NOTIFY).await?;
             Ok(transaction.commit().await?)
+        })
+        .await
+    }
+
+    /// Writes log records, all of them or none; those that are there already, since the answer to an earlier try was lost,
+    /// are fine.
+    pub async fn log_records(&self, node: NodeId, records: &[impl Borrow<LogRecord>]) -> Result<(), Fault> {
+        let mut columns: [Vec<String>; 9] = std::array::from_fn(|_| Vec::with_capacity(records.len()));
+        let mut times = Vec::with_capacity(records.len());
+        for record in records {
+            let row = columned(record.borrow())?;
+            times.push(row.at);
+            row.texts.into_iter().zip(&mut columns).for_each(|(text, column)| column.push(text));
+        }
+        let insert = format!(
+            "INSERT INTO records (at, node_id, {TEXT_COLUMNS}) SELECT at, $1, {TEXT_COLUMNS} FROM UNNEST($2::BIGINT[], \
+             $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::TEXT[], $8::TEXT[], $9::TEXT[], $10::TEXT[], $11::TEXT[]) \
+             AS t (at, {TEXT_COLUMNS})"
+        );
+        within(async {
+            let insert = sqlx::query(&insert).bind(node.to_string()).bind(&times);
+            let insert = columns.iter().fold(insert, sqlx::query::Query::bind);
+            match insert.execute(&self.pool).await {
+                Ok(_) => Ok(()),
+                Err(error) => there_already(error),
+            }
         })
         .await
     }

@@ -20,7 +20,7 @@ use crate::row::run;
 use crate::seal::{Place, SEAL_KEY_BYTES, SealKey};
 use crate::session::{Backend, CHANNEL};
 use crate::write::now_micros;
-use crate::{AbortOnDrop, Inner, Store, feed};
+use crate::{AbortOnDrop, Inner, Records, Store, feed};
 
 /// What every connection to SQLite begins with. The last is how long a statement waits for another connection's lock.
 const SQLITE_START: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
@@ -34,6 +34,9 @@ const MIGRATION_LOCK: &str = "SELECT pg_advisory_lock(4701880136229154676)";
 /// Connections that read at once.
 const SQLITE_READERS: u32 = 4;
 const POSTGRES_READERS: u32 = 8;
+const RECORD_READERS: u32 = 2;
+/// The log records of a store whose database is SQLite.
+const RECORDS_FILE: &str = "records.db";
 /// How long a request waits for a connection to read, and to write.
 const READ_WAIT: Duration = Duration::from_secs(5);
 const WRITE_WAIT: Duration = Duration::from_secs(10);
@@ -44,7 +47,7 @@ const SEAL_CHECK: &str = "seal_check";
 const SEAL_CHECK_PLACE: Place<'static> = Place { table: "meta", column: "value", row: SEAL_CHECK };
 
 /// Every change of the schema, in order; its place in the list is its number, from 1.
-pub(crate) const MIGRATIONS: [&str; 11] = [
+pub(crate) const MIGRATIONS: [&str; 12] = [
     include_str!("../migrations/0001_start.sql"),
     include_str!("../migrations/0002_ingress.sql"),
     include_str!("../migrations/0003_audit.sql"),
@@ -56,6 +59,7 @@ pub(crate) const MIGRATIONS: [&str; 11] = [
     include_str!("../migrations/0009_live_routes.sql"),
     include_str!("../migrations/0010_gateway.sql"),
     include_str!("../migrations/0011_tunnel_kinds.sql"),
+    include_str!("../migrations/0012_records.sql"),
 ];
 
 /// Why a store could not be opened.
@@ -184,6 +188,7 @@ impl Store {
         let number = last_number(&mut connection).await.map_err(|error| target.failed(error))?;
         connection.close().await.map_err(|error| target.failed(error))?;
 
+        let records = target.records(&dir).await?;
         let (number, _) = watch::channel(number);
         let number = Arc::new(number);
         let readers = match target.backend {
@@ -198,6 +203,7 @@ impl Store {
                 writer: target.pool(1, WRITE_WAIT).map_err(|error| target.failed(error))?,
                 group: crate::group::Group::default(),
                 readers: target.pool(readers, READ_WAIT).map_err(|error| target.failed(error))?,
+                records,
                 backend: target.backend,
                 seal,
                 number,
@@ -271,7 +277,15 @@ impl Target {
 
     /// Connections to the database, made when they are needed.
     fn pool(&self, connections: u32, wait: Duration) -> Result<AnyPool, sqlx::Error> {
-        let start = self.backend.start();
+        self.pool_with(connections, wait, self.backend.start())
+    }
+
+    fn pool_with(
+        &self,
+        connections: u32,
+        wait: Duration,
+        start: &'static str,
+    ) -> Result<AnyPool, sqlx::Error> {
         AnyPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(wait)
@@ -279,6 +293,32 @@ impl Target {
             .test_before_acquire(self.backend == Backend::Postgres)
             .after_connect(move |connection, _| Box::pin(async move { run(start, connection).await }))
             .connect_lazy(&self.url)
+    }
+
+    /// The log records: SQLite's in a file of their own, which is made if it is not there.
+    async fn records(&self, dir: &Path) -> Result<Records, OpenError> {
+        match self.backend {
+            Backend::Postgres => {
+                let pool =
+                    |connections| self.pool(connections, WRITE_WAIT).map_err(|error| self.failed(error));
+                Ok(Records { writer: pool(1)?, readers: pool(RECORD_READERS)? })
+            }
+            Backend::Sqlite => {
+                let path = dir.join(RECORDS_FILE);
+                drop(private_file(&path).map_err(file("make", &path))?);
+                let text = path.to_str().ok_or_else(|| OpenError::Path { path: path.clone() })?;
+                let url = format!("sqlite://{}?mode=rwc", url_path(text));
+                let target = Self { backend: self.backend, url, place: text.to_owned() };
+                let pool = |connections| {
+                    let start = crate::records::SQLITE_START;
+                    let pool = target.pool_with(connections, WRITE_WAIT, start);
+                    pool.map_err(|error| target.failed(error))
+                };
+                let records = Records { writer: pool(1)?, readers: pool(RECORD_READERS)? };
+                records.make().await.map_err(|error| target.failed(error))?;
+                Ok(records)
+            }
+        }
     }
 
     async fn migrate(&self, connection: &mut AnyConnection) -> Result<(), OpenError> {

@@ -7,6 +7,7 @@
 //! | --- | --- | --- |
 //! | `POST /adit/device/enroll` | | binds the key to a service token; body [`EnrollRequest`], answer [`EnrollReply`] |
 //! | `GET /adit/device/events` | HTTP, [`EVENTS_PATH`] | a stream of [`Event`]s, a JSON object a line, for as long as the device is connected |
+//! | `POST /adit/device/explain` | | what would become of a flow of this device; body an [`adit_model::ExplainQuestion`], answer an [`adit_model::Explained`] |
 //! | `CONNECT address:port` | TCP, `address:port` | one flow; 200 when the connector has dialled, else a [`REFUSAL_HEADER`] |
 //!
 //! On QUIC request and answer are those of the tunnel protocol ([`ConnectRequest`](crate::tunnel::ConnectRequest)), what
@@ -27,6 +28,12 @@ use serde::{Deserialize, Serialize};
 pub const ALPN: &[u8] = b"adit-device/1";
 /// Path of enrolment.
 pub const ENROLL_PATH: &str = "/adit/device/enroll";
+/// Path of questions about flows.
+pub const EXPLAIN_PATH: &str = "/adit/device/explain";
+/// Longest question about a flow, in bytes.
+pub const MAX_EXPLAIN_BYTES: usize = 4 << 10;
+/// Longest answer to one, in bytes: hundreds of rules with their reasons.
+pub const MAX_EXPLAINED_BYTES: usize = 4 << 20;
 /// Path of the event stream.
 pub const EVENTS_PATH: &str = "/adit/device/events";
 /// Request header: the id that an agent process made for itself at its start, a UUID. Two processes with one device key

@@ -9,6 +9,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::gateway::{ENFORCED, namespaces, soon};
+use crate::records::records;
 
 /// Everything, with an edge that trusts the cluster's authority as one of origins.
 async fn start() -> (Chain, Cluster) {
@@ -59,6 +60,19 @@ async fn the_reference_configuration_lets_kubectl_through_where_tls_is_opened() 
         let line = edge.wait_for_line_after(mark, "client-tls-error", ENFORCED).await.unwrap();
         assert!(line.contains("asks for a client certificate") && line.contains("action off"), "{line}");
     }
+    // The record is found by whoever asks why.
+    for address in api_address(0) {
+        let query = format!("destination_ip={}", address.ip());
+        soon("found with its hint", async || {
+            let found = records(&chain, "zero_trust_network_sessions", &query).await;
+            found.iter().any(|record| {
+                record["ConnectionCloseReason"] == "CLIENT_TLS_ERROR"
+                    && record["Hint"] == "mtls_requested"
+                    && record["HintText"].as_str().unwrap().contains("action off")
+            })
+        })
+        .await;
+    }
     let (list, rule) = reference(&chain).await;
     for session in &sessions {
         let mark = edge.mark();
@@ -66,6 +80,11 @@ async fn the_reference_configuration_lets_kubectl_through_where_tls_is_opened() 
         let line = edge.wait_for_line_after(mark, "inspection=\"bypassed\"", ENFORCED).await.unwrap();
         assert!(line.contains(&rule), "the record names the rule: {line}");
     }
+    soon("recorded as passed by", async || {
+        let found = records(&chain, "gateway_http", &format!("policy_id={rule}&action=bypass")).await;
+        found.iter().any(|record| record["InspectionBypassReason"] == "off_rule")
+    })
+    .await;
     chain.call(Method::DELETE, &format!("gateway/rules/{rule}"), None).await.unwrap();
     chain.call(Method::DELETE, &format!("gateway/lists/{list}"), None).await.unwrap();
     for session in &sessions {

@@ -16,6 +16,7 @@ mod connector;
 mod crashes;
 mod database;
 mod datagrams;
+mod explain;
 mod flows;
 mod gateway;
 mod hostnames;
@@ -28,8 +29,10 @@ mod management;
 mod net;
 mod nodes;
 mod openapi;
+mod policy_plan;
 mod proxy;
 mod quic;
+mod records;
 mod recovery;
 mod refusals;
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::EdgeFlags;
 use crate::command_line::{DatabaseUrl, listen_address};
+use crate::records::{Outputs, RecordFlags};
 use crate::up::settings::{OneOrMany, check_database, read, staleness};
 
 /// The checked settings: nothing in them is left to be defaulted.
@@ -27,6 +28,8 @@ pub(super) struct Settings {
     pub(super) metrics: SocketAddr,
     pub(super) max_staleness: Duration,
     pub(super) certificates: Vec<(PathBuf, PathBuf)>,
+    /// Where log records go, beside the database.
+    pub(super) records: Outputs,
 }
 
 /// A one-time code, which is not shown.
@@ -68,6 +71,11 @@ struct File {
     max_staleness: Option<String>,
     certificate: Option<OneOrMany<PathBuf>>,
     certificate_key: Option<OneOrMany<PathBuf>>,
+    record_stdout: Option<bool>,
+    #[serde(rename = "record-file")]
+    records_into: Option<PathBuf>,
+    record_file_size: Option<u32>,
+    record_files: Option<u32>,
 }
 
 impl Settings {
@@ -95,7 +103,26 @@ impl Settings {
         let code = flags.code.or(file.code);
         let max_staleness = staleness(flags.max_staleness.or(file.max_staleness).as_deref())?;
         let certificates = certificates.into_iter().zip(keys).collect();
-        Ok(Self { data, control, ca, code, database, https, tunnel, metrics, max_staleness, certificates })
+        let in_file = RecordFlags {
+            stdout: file.record_stdout,
+            file: file.records_into,
+            size: file.record_file_size,
+            files: file.record_files,
+        };
+        let records = flags.records.over(in_file)?;
+        Ok(Self {
+            data,
+            control,
+            ca,
+            code,
+            database,
+            https,
+            tunnel,
+            metrics,
+            max_staleness,
+            certificates,
+            records,
+        })
     }
 }
 

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use adit_model::GoDuration;
+use adit_store::Retention;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use crate::command_line::{DatabaseUrl, UpFlags, listen_address};
+use crate::records::{Outputs, RecordFlags, RetentionKeys};
 
 /// The checked settings: nothing in them is left to be defaulted.
 #[derive(Debug)]
@@ -29,6 +31,10 @@ pub(crate) struct Settings {
     pub(crate) certificates: Vec<(PathBuf, PathBuf)>,
     /// Files of roots that origins are trusted by, beside the system's.
     pub(crate) origin_roots: Vec<PathBuf>,
+    /// Where log records go, beside the store.
+    pub(crate) records: Outputs,
+    /// How long the store keeps them, if it gets any.
+    pub(crate) retention: Option<Retention>,
 }
 
 /// The file's keys: the flags by their long names.
@@ -47,6 +53,13 @@ struct File {
     certificate: Option<OneOrMany<PathBuf>>,
     certificate_key: Option<OneOrMany<PathBuf>>,
     origin_roots: Option<OneOrMany<PathBuf>>,
+    record_stdout: Option<bool>,
+    #[serde(rename = "record-file")]
+    records_into: Option<PathBuf>,
+    record_file_size: Option<u32>,
+    record_files: Option<u32>,
+    record_age: Option<String>,
+    record_rows: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -95,6 +108,15 @@ impl Settings {
             max_staleness: staleness(flags.max_staleness.or(file.max_staleness).as_deref())?,
             certificates: certificates.into_iter().zip(keys).collect(),
             origin_roots: OneOrMany::under(flags.origin_roots, file.origin_roots),
+            records: flags.records.over(RecordFlags {
+                stdout: file.record_stdout,
+                file: file.records_into,
+                size: file.record_file_size,
+                files: file.record_files,
+            })?,
+            retention: flags
+                .retention
+                .over(RetentionKeys { record_age: file.record_age, record_rows: file.record_rows })?,
         })
     }
 
@@ -238,7 +260,7 @@ mod tests {
         let config = path.to_str().unwrap();
         let parsed = CommandLine::parse_from([&["adit", "up", "--config", config], arguments].concat());
         let AditCommand::Up(flags) = parsed.command else { panic!("up was typed") };
-        Settings::check(flags).map_err(|error| format!("{error:#}").replace(config, "up.yaml"))
+        Settings::check(*flags).map_err(|error| format!("{error:#}").replace(config, "up.yaml"))
     }
 
     #[test]

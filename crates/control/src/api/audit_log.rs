@@ -200,7 +200,7 @@ fn sees_unowned(call: &Call<'_>) -> bool {
     call.account == call.control.0.account
 }
 
-fn direction(query: &Query) -> Result<Direction, ApiError> {
+pub(super) fn direction(query: &Query) -> Result<Direction, ApiError> {
     match query.text("direction") {
         None | Some("desc") => Ok(Direction::Descending),
         Some("asc") => Ok(Direction::Ascending),
@@ -209,7 +209,7 @@ fn direction(query: &Query) -> Result<Direction, ApiError> {
 }
 
 /// A time (RFC 3339) or a date, which is its first moment in UTC.
-fn moment(query: &Query, name: &str) -> Result<Option<OffsetDateTime>, ApiError> {
+pub(super) fn moment(query: &Query, name: &str) -> Result<Option<OffsetDateTime>, ApiError> {
     let Some(text) = query.text(name) else { return Ok(None) };
     // A `+` of the offset that was not escaped has become a space.
     if let Ok(time) = OffsetDateTime::parse(&text.replace(' ', "+"), &Rfc3339) {

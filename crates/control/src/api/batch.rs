@@ -13,7 +13,7 @@
 //!
 //! What it does not take: reads, queries, and what acts at once and could not be undone (closing connections).
 
-use adit_store::{BatchCommitError, RawCall, Store};
+use adit_store::{Batch, BatchCommitError, RawCall, Store};
 use axum::body::Bytes;
 use http::StatusCode;
 use serde_json::Value;
@@ -40,10 +40,10 @@ const METHODS: [(&str, Verb); 4] =
     [("POST", Verb::Post), ("PUT", Verb::Put), ("PATCH", Verb::Patch), ("DELETE", Verb::Delete)];
 
 /// One operation as it was sent.
-struct Operation {
+pub(super) struct Operation {
     verb: Verb,
     method: &'static str,
-    path: String,
+    pub(super) path: String,
     body: Value,
     stands_for: Option<Uuid>,
 }
@@ -72,7 +72,7 @@ pub(super) const OPERATIONS: &[Row] = &[
 ];
 
 /// What [`read_one`] takes.
-fn operations_schema() -> Value {
+pub(super) fn operations_schema() -> Value {
     serde_json::json!({
         "type": "array",
         "maxItems": MAX_OPERATIONS,
@@ -113,6 +113,17 @@ async fn run(call: &Call<'_>) -> Result<Reply, ApiError> {
         let message = "Something was written in this account since this generation: look at it again";
         return Err(ApiError::new(StatusCode::PRECONDITION_FAILED, 1020, message).at("/generation"));
     }
+    let results = carry_out(call, &batch, operations).await?;
+    batch.commit().await.map_err(|error| unsettled(error, &results))?;
+    Ok(Reply::One(results.into()))
+}
+
+/// Does operations within a batch, which is not committed yet; their results.
+pub(super) async fn carry_out(
+    call: &Call<'_>,
+    batch: &Batch,
+    operations: Vec<Operation>,
+) -> Result<Vec<Value>, ApiError> {
     let control = call.control.within(batch.store().clone());
     let mut results: Vec<Value> = Vec::with_capacity(operations.len());
     let mut made: Vec<(Uuid, Uuid)> = Vec::new();
@@ -128,12 +139,12 @@ async fn run(call: &Call<'_>) -> Result<Reply, ApiError> {
         }
         results.push(result);
     }
-    batch.commit().await.map_err(|error| uncommitted(error, &results))?;
-    Ok(Reply::One(results.into()))
+    batch.settle().await.map_err(|error| unsettled(error, &results))?;
+    Ok(results)
 }
 
 /// A rule's precedence is still another's: said of the operation that gave it to the rule last.
-fn uncommitted(error: BatchCommitError, results: &[Value]) -> ApiError {
+fn unsettled(error: BatchCommitError, results: &[Value]) -> ApiError {
     match error {
         BatchCommitError::Fault(fault) => fault.into(),
         BatchCommitError::PrecedenceTaken { rule, by } => {
@@ -181,7 +192,7 @@ async fn one(
     })
 }
 
-fn read(call: &Call<'_>, fields: &Fields) -> Result<Vec<Operation>, ApiError> {
+pub(super) fn read(call: &Call<'_>, fields: &Fields) -> Result<Vec<Operation>, ApiError> {
     let wanted = "an array of {method, path, body}";
     let array = fields.required("operations", wanted, fields.value("operations"))?;
     let array = array.as_array().ok_or_else(|| fields.wrong("operations", wanted))?;

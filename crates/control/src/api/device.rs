@@ -371,7 +371,7 @@ fn not_found() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, 1100, "Device or registration not found")
 }
 
-fn missing(error: FindError) -> ApiError {
+pub(super) fn missing(error: FindError) -> ApiError {
     match error {
         FindError::NotFound => not_found(),
         FindError::Fault(fault) => fault.into(),

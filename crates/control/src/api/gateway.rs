@@ -4,7 +4,7 @@
 //! The settings are one table: each key with what it is when nobody has set it, and what it may be. What this version
 //! does not carry out is refused, and never kept as if it were.
 
-use adit_model::{AccountId, GatewaySettings, InspectionMode, NonHttpTls};
+use adit_model::{AccountId, GatewaySettings, InspectionMode, Logging, NonHttpTls};
 use adit_store::GatewaySettingsRow;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
@@ -105,11 +105,7 @@ struct Key {
 
 const KEYS: [Key; 19] = [
     key("tls_decrypt", || json!({ "enabled": false }), switch),
-    key(
-        "activity_log",
-        || json!({ "enabled": true }),
-        |value| fixed(value, "enabled", true, "switching records off is not built"),
-    ),
+    key("activity_log", || json!({ "enabled": true }), switch),
     key("protocol_detection", || json!({ "enabled": false }), switch),
     key(
         "inspection",
@@ -289,6 +285,7 @@ fn edge_settings(account: AccountId, settings: &Map<String, Value>) -> GatewaySe
             NonHttpTls::Error
         },
         reevaluate: settings["x_reevaluate_on_change"] == true,
+        logging: Logging { enabled: settings["activity_log"]["enabled"] != false, ..Logging::default() },
     }
 }
 

@@ -20,7 +20,7 @@ const BODY: &str = r#"{
 }"#;
 
 /// Bodies on what is one's own that name another's.
-const REFERENCES: [(&str, &str, &str); 13] = [
+const REFERENCES: [(&str, &str, &str); 15] = [
     (
         "POST",
         "gateway/rules",
@@ -52,6 +52,8 @@ const REFERENCES: [(&str, &str, &str); 13] = [
     ("PATCH", "teamnet/routes/{own_route}", r#"{"tunnel_id": "{tunnel}"}"#),
     ("PATCH", "teamnet/routes/{own_route}", r#"{"virtual_network_id": "{virtual_network}"}"#),
     ("PATCH", "teamnet/routes/network/10.0.0.0%2F8", r#"{"tunnel_id": "{tunnel}"}"#),
+    ("POST", "x/policy/plan", r#"{"operations": [], "since": "2026-01-01T00:00:00Z"}"#),
+    ("POST", "x/explain", r#"{"device_id": "{device}", "destination_ip": "10.99.0.1", "dial": false}"#),
     ("POST", "x/batch", r#"{"generation": "none", "operations": []}"#),
     ("POST", "devices/revoke", r#"["{registration}"]"#),
     ("POST", "devices/unrevoke", r#"["{device}"]"#),
@@ -138,7 +140,8 @@ fn names_foreign(path: &str) -> bool {
 }
 
 /// Parameters of paths that stand for no object.
-const OTHERS: [&str; 8] = ["account", "zone", "network", "length", "ip", "resource", "role", "certificate"];
+const OTHERS: [&str; 9] =
+    ["account", "zone", "network", "length", "ip", "resource", "role", "certificate", "dataset"];
 
 /// A path with what is the other's in the place of these.
 fn fixed(path: &str) -> String {
@@ -147,6 +150,7 @@ fn fixed(path: &str) -> String {
     let path = path.replace("{role}", "ad17000000000000000000000000a001");
     // Every account has the one of its own under this id.
     let path = path.replace("{certificate}", "00000000-0000-0000-0000-000000000000");
+    let path = path.replace("{dataset}", "gateway_network");
     path.replace("/devices/{id}", "/devices/{registration}")
 }
 
@@ -158,7 +162,11 @@ fn asked(path: &str, name: &str, schema: &Value) -> Option<&'static str> {
         "route_id" => "{route}",
         "virtual_network_id" => "{virtual_network}",
         "client_id" => "{connector}",
-        "device.id" => "{device}",
+        "device.id" | "device_id" => "{device}",
+        "policy_id" => "{rule}",
+        "session_id" => "{session}",
+        "destination_ip" => "10.99.0.1",
+        "action" => "block",
         "user.id" => "{service_token}",
         "id" if path.contains("virtual_networks") => "{virtual_network}",
         "id" if path.contains("registrations") => "{registration}",
@@ -271,6 +279,10 @@ impl Tenant {
         let records = api.send_as(Some(&account.token), Method::GET, &records, String::new()).await;
         ids.insert("record", records.text("/result/0/id"));
         private.push(hostname);
+        let (log, session) = logs::blocked(&account.id.to_string(), &ids, network);
+        api.control.store().records().add(&[log]).await.unwrap();
+        private.push(session.clone());
+        ids.insert("session", session);
         Self { account, ids, private }
     }
 

@@ -171,7 +171,8 @@ async fn a_page_beyond_the_end_of_any_list_is_empty() {
         walked += 1;
         let path =
             path.replace("{account}", &account).replace("{zone}", &account).replace("{audit}", &record);
-        let path = path.replace("{tunnel}", &tunnel).replace("{site_tunnel}", &site).replace("{list}", &list);
+        let path = path.replace("{tunnel}", &tunnel).replace("{site_tunnel}", &site);
+        let path = path.replace("{list}", &list).replace("{dataset}", "gateway_http");
         assert!(!path.contains('{'), "{path}: what stands there?");
         let get = async |query: &str| {
             let path = format!("/client/v4{path}?since=2020-01-01&before=2100-01-01{query}");

@@ -10,7 +10,7 @@ use adit_transport::datagram::DatagramFlow;
 use adit_transport::http2::{self, Http2Reader, Http2Writer};
 use adit_transport::{Duplex, WriteChunk};
 use adit_wire::device::{
-    ENROLL_PATH, EVENTS_PATH, INSTANCE_HEADER, PROTOCOL_HEADER, REFUSAL_HEADER, VERSION_HEADER,
+    ENROLL_PATH, EVENTS_PATH, EXPLAIN_PATH, INSTANCE_HEADER, PROTOCOL_HEADER, REFUSAL_HEADER, VERSION_HEADER,
     refusal_status,
 };
 use axum::Router;
@@ -23,6 +23,7 @@ use tokio_rustls::server::TlsStream;
 use uuid::Uuid;
 
 use super::enrolment::enroll;
+use super::explaining::answer;
 use super::{Device, cut_words};
 use crate::Shared;
 use crate::asked::detail_of;
@@ -149,6 +150,7 @@ fn handle(
             }));
         }
         (&Method::GET, EVENTS_PATH) => drop(tasks.spawn(events(Arc::clone(device), request, respond))),
+        (&Method::POST, EXPLAIN_PATH) => drop(tasks.spawn(answer(Arc::clone(device), request, respond))),
         (&Method::POST, ENROLL_PATH) => {
             drop(tasks.spawn(enroll(enrolment.clone(), request, respond, who.clone())));
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use adit_inspect::{Exchange, Gate, PageContext, Verdict};
-use adit_model::{FirstBytes, FlowFacts, FlowId, RequestFacts, Rule};
+use adit_model::{FirstBytes, FlowFacts, Party, RequestFacts, Rule};
 use adit_policy::{HttpVerdict, PassReason, Treatment};
 use rustls::sign::CertifiedKey;
 
@@ -13,13 +13,13 @@ use crate::Shared;
 pub(super) struct FlowGate {
     shared: Arc<Shared>,
     facts: FlowFacts,
-    id: FlowId,
+    party: Arc<Party>,
     first: FirstBytes,
 }
 
 impl FlowGate {
-    pub(super) fn new(shared: Arc<Shared>, facts: FlowFacts, id: FlowId, first: FirstBytes) -> Self {
-        Self { shared, facts, id, first }
+    pub(super) fn new(shared: Arc<Shared>, facts: FlowFacts, party: Arc<Party>, first: FirstBytes) -> Self {
+        Self { shared, facts, party, first }
     }
 }
 
@@ -46,26 +46,7 @@ impl Gate for FlowGate {
     }
 
     fn record(&self, exchange: &Exchange<'_>) {
-        let rule = exchange.rule.map(|rule| tracing::field::display(rule.id));
-        // What stands behind the `?` may be secret: it is not recorded.
-        let url = exchange.request.uri.split('?').next().unwrap_or_default();
-        tracing::info!(
-            target: "adit::http",
-            flow = %self.id,
-            action = exchange.action.as_str(),
-            status = exchange.status,
-            method = exchange.request.method,
-            url,
-            version = exchange.version,
-            dst = %self.facts.destination,
-            device = %self.facts.device,
-            rule,
-            reason = exchange.reason,
-            validation = exchange.validation.map(adit_inspect::Validation::as_str),
-            hint = hint(exchange),
-            "http"
-        );
-        self.shared.metrics.inspected_request(exchange.action.as_str());
+        super::requests::record(&self.shared, &self.party, exchange);
     }
 
     fn context(&self) -> PageContext {
@@ -75,10 +56,4 @@ impl Gate for FlowGate {
             destination: self.facts.destination,
         }
     }
-}
-
-/// What would help a request that was refused because no certificate of the client was shown.
-fn hint(exchange: &Exchange<'_>) -> Option<&'static str> {
-    let refused = exchange.status == 401 || exchange.status == 403 || exchange.status == 526;
-    (exchange.wants_certificate && refused && exchange.rule.is_none()).then_some(super::CERTIFICATE_HINT)
 }

@@ -146,7 +146,7 @@ fn test(written: &typed::Test) -> Test {
 }
 
 /// The phase from which on all fields of an expression are known.
-fn phase_of(typed: &Typed) -> Phase {
+pub(crate) fn phase_of(typed: &Typed) -> Phase {
     match typed {
         Typed::Chain(_, operands) => operands.iter().map(phase_of).max().unwrap_or_default(),
         Typed::Not(inner) | Typed::Quantified(_, inner) => phase_of(inner),

@@ -1,14 +1,16 @@
 //! Edge nodes with roles of their own: what they read, what they write, and what they do not get at.
 
+use std::time::SystemTime;
+
 use adit_model::{
-    Change, Command, ConnectionId, ConnectionOpened, ConnectorId, NodeId, NodeKey, RegistrationId,
-    RegistrationSeen, SecretHash, TunnelId,
+    AccountId, Change, Command, ConnectionId, ConnectionOpened, ConnectorId, Dataset, NodeId, NodeKey,
+    RegistrationId, RegistrationSeen, SecretHash, TunnelId,
 };
 use adit_store::{Actor, FindError, NewNode, NodeCreateError, NodeDatabase, NodeRecord, RoleMade, Store};
 use sqlx::AnyPool;
 use uuid::Uuid;
 
-use super::{Place, lost};
+use super::{Place, lost, records};
 
 /// A server's roles are not a database's.
 fn unique(name: &str) -> String {
@@ -119,6 +121,12 @@ async fn a_node_s_role_reads_no_secret_and_writes_nothing_but_its_own() {
     first.connections_set(one, &[opened(1, 1)]).await.unwrap();
     assert_eq!(second.connections(one).await.unwrap(), [opened(1, 1)], "another's connections stay its own");
     assert!(first.records_take().await.is_err(), "records are the control plane's");
+    let log = records::record(AccountId::from_bytes([1; 16]), Dataset::Network, 3, SystemTime::now());
+    assert!(first.log_records(two, &[&log]).await.is_err(), "log records in another's name");
+    first.log_records(one, &[&log]).await.unwrap();
+    first.log_records(one, &[&log]).await.unwrap();
+    let there = store.records().list(log.account(), Dataset::Network, &records::all()).await.unwrap();
+    assert_eq!(there.len(), 1, "once, though it was written twice");
 
     sqlx::any::install_default_drivers();
     let as_node = AnyPool::connect(&place.url().replacen("postgres@", &format!("{role}@"), 1)).await.unwrap();
@@ -137,7 +145,8 @@ async fn a_node_s_role_reads_no_secret_and_writes_nothing_but_its_own() {
         }
         for statement in [format!("DELETE FROM {table}"), format!("INSERT INTO {table} DEFAULT VALUES")] {
             let error = sqlx::query(&statement).execute(&as_node).await.unwrap_err().to_string();
-            let own = table == "node_records" && statement.starts_with("INSERT");
+            let own =
+                ["node_records", "records"].contains(&table.as_str()) && statement.starts_with("INSERT");
             assert!(error.contains("permission denied") || own, "{statement}: {error}");
         }
     }
@@ -222,9 +231,16 @@ async fn a_control_plane_that_may_not_make_roles_says_what_is_to_be_run() {
     let whole = database.changes_after(0).await.unwrap();
     assert!(whole.iter().flat_map(|batch| &batch.changes).any(|c| matches!(c, Change::VirtualNetworkPut(_))));
     assert_eq!(store.node_delete(&Actor::system(), &name).await.unwrap(), Some(node.role.clone()));
-    for table in
-        ["migrations", "changes", "nodes", "node_commands", "node_leases", "node_connections", "node_records"]
-    {
+    for table in [
+        "migrations",
+        "changes",
+        "nodes",
+        "node_commands",
+        "node_leases",
+        "node_connections",
+        "node_records",
+        "records",
+    ] {
         let revoke = format!("REVOKE ALL ON {table} FROM {}", node.role);
         sqlx::query(&revoke).execute(&pool).await.unwrap();
     }

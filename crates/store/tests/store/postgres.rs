@@ -6,5 +6,7 @@ use crate::place::PostgresPlace as Place;
 mod lost;
 #[path = "node_roles.rs"]
 mod node_roles;
+#[path = "records.rs"]
+mod records;
 #[path = "suite.rs"]
 mod suite;

@@ -4,5 +4,7 @@ use crate::place::SqlitePlace as Place;
 
 #[path = "backups.rs"]
 mod backups;
+#[path = "records.rs"]
+mod records;
 #[path = "suite.rs"]
 mod suite;

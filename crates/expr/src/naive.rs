@@ -1,20 +1,19 @@
 //! Another evaluator, as plain as can be: it copies every value, searches every set from its beginning, and knows nothing
-//! of phases. The program must answer what it answers.
+//! of phases. The program must answer what it answers; what people are told of an expression is found by it.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "what is not named has no value here")]
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::ast::{Connective, Order, Quantifier};
 use crate::buffer::Buffer;
 use crate::facts::{Fact, Facts};
 use crate::function::{Function, expand, network, substring, url_decode};
-use crate::list::{List, ListId};
+use crate::list::Lists;
 use crate::typed::{Argument, Base, Index, IpItem, Operand, Test, Typed, WildcardTest};
 
 #[derive(Debug, Clone, PartialEq)]
-enum Value {
+pub(crate) enum Value {
     Bool(bool),
     Int(i64),
     Ip(IpAddr),
@@ -23,13 +22,13 @@ enum Value {
     Map(Vec<(String, Vec<Value>)>),
 }
 
-pub(super) struct Naive<'e> {
-    pub(super) facts: &'e Facts<'e>,
-    pub(super) lists: &'e HashMap<ListId, List>,
+pub(crate) struct Naive<'e> {
+    pub(crate) facts: &'e Facts<'e>,
+    pub(crate) lists: &'e dyn Lists,
 }
 
 impl Naive<'_> {
-    pub(super) fn truth(&self, typed: &Typed) -> bool {
+    pub(crate) fn truth(&self, typed: &Typed) -> bool {
         match typed {
             Typed::Chain(Connective::And, operands) => operands.iter().all(|operand| self.truth(operand)),
             Typed::Chain(Connective::Or, operands) => operands.iter().any(|operand| self.truth(operand)),
@@ -85,7 +84,7 @@ impl Naive<'_> {
     }
 
     /// What an operand yields; none if it is missing.
-    fn values(&self, operand: &Operand) -> Option<Vec<Value>> {
+    pub(crate) fn values(&self, operand: &Operand) -> Option<Vec<Value>> {
         let value = match &operand.base {
             Base::Field { slot, .. } => of_fact(self.facts.get(*slot)?),
             Base::Call { function, arguments } => self.call(*function, arguments)?,
@@ -148,7 +147,7 @@ impl Naive<'_> {
                     wildcard(&text.bytes.to_ascii_lowercase(), &value.to_ascii_lowercase())
                 }
             },
-            (Test::List(id), value) => self.lists.get(id).is_some_and(|list| match value {
+            (Test::List(id), value) => self.lists.list(*id).is_some_and(|list| match value {
                 Value::Int(value) => list.contains_number(*value),
                 Value::Ip(value) => list.contains_ip(*value),
                 Value::Bytes(value) => list.contains_text(value),

@@ -1,0 +1,28 @@
+-- Log records (Gateway semantics, 8), written by every node of a PostgreSQL database with the role that it has; each may
+-- write in its own name only, and none reads them. An account's end takes its records with the next sweep. On SQLite they
+-- lie in a file of their own, records.db, so that writing them holds up nothing else (`store::records`).
+
+--postgres CREATE TABLE records (
+--postgres     account_id TEXT NOT NULL,
+--postgres     dataset TEXT NOT NULL,
+--postgres     at BIGINT NOT NULL,
+--postgres     id TEXT NOT NULL,
+--postgres     node_id TEXT NOT NULL,
+--postgres     session_id TEXT NOT NULL,
+--postgres     policy_id TEXT NOT NULL,
+--postgres     device_id TEXT NOT NULL,
+--postgres     destination_ip TEXT NOT NULL,
+--postgres     action TEXT NOT NULL,
+--postgres     record TEXT NOT NULL,
+--postgres     PRIMARY KEY (account_id, dataset, at, id)
+--postgres );
+--postgres CREATE INDEX records_by_time ON records (account_id, at);
+--postgres CREATE INDEX records_by_session ON records (session_id);
+--postgres ALTER TABLE records ENABLE ROW LEVEL SECURITY;
+--postgres CREATE POLICY own_added ON records FOR INSERT
+--postgres     WITH CHECK (node_id = (SELECT n.id FROM nodes n WHERE n.role = current_user));
+--postgres DO $$ DECLARE node RECORD; BEGIN
+--postgres     FOR node IN SELECT n.role FROM nodes n JOIN pg_roles r ON r.rolname = n.role LOOP
+--postgres         EXECUTE format('GRANT INSERT ON records TO %I', node.role);
+--postgres     END LOOP;
+--postgres END $$;
