@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_model::{
-    Blocks, ConnectionId, DecisionPhase, DecisionRecord, FirstBytes, FlowEnd, FlowFacts, FlowId, FlowRecord,
-    InspectionRecord, Logging, NodeId, Party, Protocol, Record, Refusal, RuleName,
+    Blocks, ClosedBy, ConnectionId, DecisionPhase, DecisionRecord, FirstBytes, FlowEnd, FlowFacts, FlowId,
+    FlowRecord, InspectionRecord, Logging, NodeId, Party, Protocol, Record, Refusal, RuleName,
 };
 use adit_policy::{Decision, Known, Permit, Snapshot};
 use adit_transport::datagram::{DatagramFlow, ExchangeEnd, Exchanged, exchange};
-use adit_transport::splice::{Passed, SpliceEnd, splice};
+use adit_transport::splice::{Passed, Side, SpliceEnd, splice};
 use adit_transport::{Duplex, ReadChunk, WriteChunk};
 use adit_wire::peer::RelayedFlow;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +63,7 @@ pub(crate) struct Outcome {
     relayed_to: Option<NodeId>,
     pub(crate) carried: Exchanged,
     inspection: Option<InspectionRecord>,
+    closed_by: Option<ClosedBy>,
 }
 
 /// Carries one flow from its request to its record.
@@ -108,6 +109,7 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
         lasted: clock.elapsed(),
         inspection: outcome.inspection,
         end,
+        closed_by: outcome.closed_by,
     };
     let recorded = !logging.enabled || shared.records.flow(record);
     shared.metrics.flow_ended(end, outcome.carried.bytes_up, outcome.carried.bytes_down, recorded);
@@ -326,6 +328,7 @@ async fn looked_into<A: Asked>(
     let mut inspected = Inspected::default();
     let end = inspection::carry(looked, near, dialled, ended, &mut inspected).await;
     (outcome.carried.bytes_up, outcome.carried.bytes_down) = (inspected.passed.up, inspected.passed.down);
+    outcome.closed_by = inspected.passed.ended_first.map(closed_by);
     if inspected.record.as_ref().is_some_and(|found| found.wants_certificate) {
         way.shared.certificate_requests.note(way.facts.account, permit.destination);
     }
@@ -359,6 +362,7 @@ pub(crate) async fn stream<A: Asked>(
         }
     };
     (outcome.carried.bytes_up, outcome.carried.bytes_down) = (passed.up, passed.down);
+    outcome.closed_by = passed.ended_first.map(closed_by);
     drop(via);
     end
 }
@@ -382,7 +386,9 @@ pub(crate) async fn datagrams<A: Asked>(
         DATAGRAM_IDLE,
         &mut outcome.carried,
     );
-    let end = match ended.run_until_cancelled(exchanging).await {
+    let exchanged = ended.run_until_cancelled(exchanging).await;
+    outcome.closed_by = matches!(exchanged, Some(ExchangeEnd::Idle)).then_some(ClosedBy::Idle);
+    let end = match exchanged {
         Some(ExchangeEnd::Finished | ExchangeEnd::Idle) => Some(FlowEnd::Finished),
         Some(ExchangeEnd::NearFailed(_)) => Some(FlowEnd::ResetByDevice),
         Some(ExchangeEnd::FarFailed(_)) => Some(FlowEnd::ResetByDestination),
@@ -394,6 +400,13 @@ pub(crate) async fn datagrams<A: Asked>(
     };
     drop(via);
     end
+}
+
+fn closed_by(side: Side) -> ClosedBy {
+    match side {
+        Side::Near => ClosedBy::Client,
+        Side::Far => ClosedBy::Origin,
+    }
 }
 
 fn end_of(cut: Cut) -> FlowEnd {
