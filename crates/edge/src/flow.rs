@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_model::{
-    Blocks, ConnectionId, DecisionPhase, DecisionRecord, FirstBytes, FlowEnd, FlowFacts, FlowId, FlowRecord,
-    InspectionRecord, Logging, NodeId, Party, Protocol, Record, Refusal, RuleName,
+    Blocks, ClosedBy, ConnectionId, DecisionPhase, DecisionRecord, FirstBytes, FlowEnd, FlowFacts, FlowId,
+    FlowRecord, InspectionRecord, Logging, NodeId, Party, Protocol, Record, Refusal, RuleName,
 };
 use adit_policy::{Decision, Known, Permit, Snapshot, Treatment};
 use adit_transport::datagram::{DatagramFlow, ExchangeEnd, Exchanged, exchange};
-use adit_transport::splice::{Passed, SpliceEnd, splice};
+use adit_transport::splice::{Passed, Side, SpliceEnd, splice};
 use adit_transport::{Duplex, ReadChunk, WriteChunk};
 use adit_wire::peer::RelayedFlow;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +65,7 @@ pub(crate) struct Outcome {
     relayed_to: Option<NodeId>,
     pub(crate) carried: Exchanged,
     inspection: Option<InspectionRecord>,
+    closed_by: Option<ClosedBy>,
 }
 
 /// Carries one flow from its request to its record.
@@ -110,6 +111,7 @@ pub(crate) async fn carry<A: Asked>(shared: Arc<Shared>, flow: Flow<A>) {
         lasted: clock.elapsed(),
         inspection: outcome.inspection,
         end,
+        closed_by: outcome.closed_by,
     };
     let recorded = !logging.enabled || shared.records.flow(record);
     shared.metrics.flow_ended(end, outcome.carried.bytes_up, outcome.carried.bytes_down, recorded);
@@ -366,6 +368,7 @@ async fn looked_into<A: Asked>(
     let mut inspected = Inspected::default();
     let end = inspection::carry(looked, near, dialled, ended, &mut inspected).await;
     (outcome.carried.bytes_up, outcome.carried.bytes_down) = (inspected.passed.up, inspected.passed.down);
+    outcome.closed_by = inspected.passed.ended_first.map(closed_by);
     if inspected.record.as_ref().is_some_and(|found| found.wants_certificate) {
         way.shared.certificate_requests.note(way.facts.account, permit.destination);
     }
@@ -399,6 +402,7 @@ pub(crate) async fn stream<A: Asked>(
         }
     };
     (outcome.carried.bytes_up, outcome.carried.bytes_down) = (passed.up, passed.down);
+    outcome.closed_by = passed.ended_first.map(closed_by);
     drop(via);
     end
 }
@@ -416,7 +420,7 @@ pub(crate) async fn datagrams<A: Asked>(
         far.reset();
         return Some(FlowEnd::ResetByDevice);
     };
-    let end = exchanged(near, far, ended, &mut outcome.carried).await;
+    let end = exchanged(near, far, ended, outcome).await;
     drop(via);
     end
 }
@@ -447,7 +451,7 @@ async fn looked_at<A: Asked>(
     let treatment = way.shared.snapshots.current().treatment(way.facts, &first);
     outcome.inspection = first.protocol.map(|_| inspection::record(treatment, &first));
     let end = match treatment {
-        Treatment::Pass(_) => exchanged(near, far, ended, &mut outcome.carried).await,
+        Treatment::Pass(_) => exchanged(near, far, ended, outcome).await,
         Treatment::Refuse | Treatment::OpenTls | Treatment::ReadHttp => {
             far.reset();
             turn_away(&mut near, Refusal::Blocked).await;
@@ -463,15 +467,17 @@ async fn exchanged<R: ReadChunk, W: WriteChunk>(
     mut near: DatagramFlow<R, W>,
     mut far: FarDatagrams,
     ended: &CancellationToken,
-    carried: &mut Exchanged,
+    outcome: &mut Outcome,
 ) -> Option<FlowEnd> {
     let exchanging = exchange(
         (&mut near.receiver, &mut near.sender),
         (&mut far.receiver, &mut far.sender),
         DATAGRAM_IDLE,
-        carried,
+        &mut outcome.carried,
     );
-    match ended.run_until_cancelled(exchanging).await {
+    let exchanged = ended.run_until_cancelled(exchanging).await;
+    outcome.closed_by = matches!(exchanged, Some(ExchangeEnd::Idle)).then_some(ClosedBy::Idle);
+    match exchanged {
         Some(ExchangeEnd::Finished | ExchangeEnd::Idle) => Some(FlowEnd::Finished),
         Some(ExchangeEnd::NearFailed(_)) => Some(FlowEnd::ResetByDevice),
         Some(ExchangeEnd::FarFailed(_)) => Some(FlowEnd::ResetByDestination),
@@ -480,6 +486,13 @@ async fn exchanged<R: ReadChunk, W: WriteChunk>(
             far.reset();
             None
         }
+    }
+}
+
+fn closed_by(side: Side) -> ClosedBy {
+    match side {
+        Side::Near => ClosedBy::Client,
+        Side::Far => ClosedBy::Origin,
     }
 }
 

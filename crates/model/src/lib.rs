@@ -40,9 +40,9 @@ pub use id::{
 pub use list::{List, ListItemsChange, ListKind, UnknownListKind};
 pub use log::{Dataset, LogField, LogKeys, LogKind, LogRecord, LogValue, UnknownDataset, log_record};
 pub use record::{
-    CERTIFICATE_HINT, ConnectionClosed, ConnectionOpened, DecisionPhase, DecisionRecord, FlowEnd, FlowRecord,
-    HttpRecord, InspectionRecord, LocalConfiguration, Party, Record, RegistrationSeen, RequestEnd,
-    RequestRecord, RuleName,
+    CERTIFICATE_HINT, ClosedBy, ConnectionClosed, ConnectionOpened, DecisionPhase, DecisionRecord, FlowEnd,
+    FlowRecord, HttpRecord, InspectionRecord, LocalConfiguration, Party, Record, RegistrationSeen,
+    RequestEnd, RequestRecord, RuleName,
 };
 #[doc(hidden)]
 pub use rule::fuzz_schedule;

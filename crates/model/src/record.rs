@@ -256,6 +256,19 @@ pub struct FlowRecord {
     pub inspection: Option<InspectionRecord>,
     /// Why it ended.
     pub end: FlowEnd,
+    /// Who closed it, if it ended with all its bytes.
+    pub closed_by: Option<ClosedBy>,
+}
+
+/// Who closed a flow that ended with all its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClosedBy {
+    /// The device's side ended first.
+    Client,
+    /// The destination's side ended first.
+    Origin,
+    /// Nobody: it carries datagrams, and carried none for long.
+    Idle,
 }
 
 /// What was found in a flow that was looked into.

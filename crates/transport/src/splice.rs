@@ -34,6 +34,17 @@ pub struct Passed {
     pub up: u64,
     /// From far to near.
     pub down: u64,
+    /// Which side ended its direction first, once one has.
+    pub ended_first: Option<Side>,
+}
+
+/// A side of a splice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The first.
+    Near,
+    /// The second.
+    Far,
 }
 
 /// Passes bytes both ways until both directions have ended or one has failed; after a failure both streams are reset.
@@ -74,19 +85,28 @@ where
     FR: ReadChunk,
     FW: WriteChunk,
 {
+    let mut ended_first = None;
     let first = {
         let up = pin!(pump(&mut near.reader, &mut far.writer, half_close == HalfClose::Kept, &mut passed.up));
         let down = pin!(pump(&mut far.reader, &mut near.writer, true, &mut passed.down));
         match select(up, down).await {
-            Either::Left((Ok(()), down)) => down.await.map_err(failure_down).map(|()| Last::Down),
+            Either::Left((Ok(()), down)) => {
+                ended_first = Some(Side::Near);
+                down.await.map_err(failure_down).map(|()| Last::Down)
+            }
             Either::Right((Ok(()), up)) if half_close == HalfClose::Kept => {
+                ended_first = Some(Side::Far);
                 up.await.map_err(failure_up).map(|()| Last::Up)
             }
-            Either::Right((Ok(()), _)) => Ok(Last::Down),
+            Either::Right((Ok(()), _)) => {
+                ended_first = Some(Side::Far);
+                Ok(Last::Down)
+            }
             Either::Left((Err(failure), _)) => Err(failure_up(failure)),
             Either::Right((Err(failure), _)) => Err(failure_down(failure)),
         }
     };
+    passed.ended_first = ended_first;
     match (first, half_close) {
         (Err(end), _) => end,
         (Ok(_), HalfClose::Kept) => SpliceEnd::Finished,
@@ -179,7 +199,7 @@ mod tests {
         assert_eq!(answer, b"a longer answer");
         let (end, passed) = task.await.unwrap();
         assert!(matches!(end, SpliceEnd::Finished), "{end:?}");
-        assert_eq!(passed, Passed { up: 7, down: 15 });
+        assert_eq!((passed.up, passed.down), (7, 15));
     }
 
     #[tokio::test]

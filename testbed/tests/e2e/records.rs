@@ -50,9 +50,14 @@ async fn block(chain: &Chain) -> String {
     made["id"].as_str().unwrap().to_owned()
 }
 
-/// Waits until flows to this port are blocked.
-async fn refused(chain: &Chain, address: SocketAddr) {
-    soon("blocked", async || chain.world.laptop.connect(address).await.is_err()).await;
+/// Opens flows there until the rule blocks one, and that is recorded: nobody listens there, so that they fail before too.
+async fn refused(chain: &Chain, address: SocketAddr, rule: &str) {
+    let query = format!("policy_id={rule}&action=block");
+    soon("blocked", async || {
+        chain.world.laptop.connect(address).await.unwrap_err();
+        !records(chain, "gateway_network", &query).await.is_empty()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,7 +67,11 @@ async fn an_allowed_and_a_blocked_flow_are_found_with_rule_destination_bytes_and
     let _origin = Origin::start(&chain.world.cluster, &[v4, v6]).unwrap();
     drop(origin::open_echo(chain.world.laptop.connect(v4).await.unwrap()).await.unwrap());
     let session = record(&chain, "zero_trust_network_sessions", &format!("destination_ip={}", v4.ip())).await;
-    assert_eq!(session["EndReason"], "finished", "{session}");
+    assert_eq!(
+        (&session["EndReason"], &session["ConnectionCloseReason"]),
+        (&json!("finished"), &json!("CLIENT_CLOSED")),
+        "{session}"
+    );
     assert_eq!((&session["DestinationPort"], &session["Offramp"]), (&json!(PORT), &json!("CFD_TUNNEL")));
     assert!(
         session["BytesSent"].as_u64() > Some(0) && session["BytesReceived"].as_u64() > Some(0),
@@ -78,7 +87,7 @@ async fn an_allowed_and_a_blocked_flow_are_found_with_rule_destination_bytes_and
 
     let rule = block(&chain).await;
     let blocked = SocketAddr::new(v6.ip(), BLOCKED);
-    refused(&chain, blocked).await;
+    refused(&chain, blocked, &rule).await;
     let network = record(&chain, "gateway_network", &format!("policy_id={rule}&action=block")).await;
     assert_eq!(network["PolicyName"], "not this port");
     assert_eq!(network["DestinationIP"], v6.ip().to_string());
@@ -131,7 +140,7 @@ async fn what_is_not_to_be_recorded_is_not_and_what_is_personal_can_be_left_out(
     .await;
     let before = records(&chain, "gateway_network", "action=allow").await.len();
     drop(origin::open_echo(chain.world.laptop.connect(v4).await.unwrap()).await.unwrap());
-    refused(&chain, SocketAddr::new(v4.ip(), BLOCKED)).await;
+    refused(&chain, SocketAddr::new(v4.ip(), BLOCKED), &rule).await;
     let network = record(&chain, "gateway_network", &format!("policy_id={rule}")).await;
     for field in ["SourceIP", "Email", "UserID", "DeviceID", "DeviceName"] {
         assert_eq!(network[field], "", "{field} of {network}");

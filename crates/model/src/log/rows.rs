@@ -6,8 +6,8 @@ use super::{Dataset, LogRecord};
 use crate::flow::{FirstBytes, Refusal};
 use crate::gateway::Blocks;
 use crate::record::{
-    CERTIFICATE_HINT, DecisionRecord, FlowEnd, FlowRecord, HttpRecord, InspectionRecord, Party, Record,
-    RuleName,
+    CERTIFICATE_HINT, ClosedBy, DecisionRecord, FlowEnd, FlowRecord, HttpRecord, InspectionRecord, Party,
+    Record, RuleName,
 };
 use crate::rule::{Action, UntrustedAction};
 use uuid::Uuid;
@@ -178,8 +178,12 @@ fn close_reason(flow: &FlowRecord) -> &'static str {
     match flow.end {
         FlowEnd::ClientTlsError => "CLIENT_TLS_ERROR",
         _ if origin_failed => "ORIGIN_TLS_ERROR",
-        // Both ends were passed on; which of them came first is not told.
-        FlowEnd::Finished => "CLIENT_CLOSED",
+        FlowEnd::Finished => match flow.closed_by {
+            Some(ClosedBy::Client) => "CLIENT_CLOSED",
+            Some(ClosedBy::Origin) => "ORIGIN_CLOSED",
+            Some(ClosedBy::Idle) => "CLIENT_IDLE_TIMEOUT",
+            None => "UNKNOWN",
+        },
         FlowEnd::Idle => "CLIENT_IDLE_TIMEOUT",
         FlowEnd::ResetByDevice => "CLIENT_ERROR",
         FlowEnd::ResetByDestination => "ORIGIN_ERROR",
@@ -307,6 +311,7 @@ mod tests {
                 error: Some("unknown authority".into()),
             }),
             end: FlowEnd::ClientTlsError,
+            closed_by: None,
         };
         [Record::Decision(Box::new(decision)), Record::Http(Box::new(http)), Record::Flow(Box::new(flow))]
     }
