@@ -142,7 +142,7 @@ impl Control {
                     .await
             }
             // The edge has logged it; flows are not stored yet.
-            Record::Flow(_) | Record::Request(_) => Ok(()),
+            Record::Flow(_) | Record::Request(_) | Record::Dns(_) => Ok(()),
         };
         if let Err(error) = stored {
             warn!(error = &error as &dyn std::error::Error, "a report was not stored");

@@ -15,6 +15,9 @@ pub struct GatewaySettings {
     pub inspection: InspectionMode,
     /// What becomes of TLS that carries no HTTP.
     pub non_http_tls: NonHttpTls,
+    /// For how long an answer to a DNS query may be kept at most, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_ttl_secs: Option<u32>,
 }
 
 /// On which ports HTTP and TLS are looked for.
@@ -47,6 +50,7 @@ impl GatewaySettings {
             tls_decrypt: false,
             inspection: InspectionMode::default(),
             non_http_tls: NonHttpTls::default(),
+            max_ttl_secs: None,
         }
     }
 }

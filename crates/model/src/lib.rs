@@ -6,6 +6,7 @@
 
 mod address;
 mod change;
+mod dns;
 mod duration;
 mod flow;
 mod gateway;
@@ -22,14 +23,15 @@ pub use change::{
     Change, ChangeBatch, Command, Hostname, Lease, Node, Registration, Route, Tunnel, TunnelConfiguration,
     VirtualNetwork,
 };
+pub use dns::{AnswerFacts, DecidingRule, DnsDecision, DnsProtocol, DnsRecord, QueryFacts};
 pub use duration::{GoDuration, NotADuration};
 pub use flow::{FirstBytes, FlowFacts, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
 pub use gateway::{GatewaySettings, InspectionMode, NonHttpTls};
 pub use hostname::{HostnameError, PublicHostname};
 pub use http::{RequestFacts, ResponseFacts};
 pub use id::{
-    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, ListId, MemberId, NodeId,
-    RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
+    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, ListId, LocationId,
+    MemberId, NodeId, RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
 };
 pub use list::{List, ListItemsChange, ListKind, UnknownListKind};
 pub use record::{

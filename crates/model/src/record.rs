@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::dns::DnsRecord;
 use crate::flow::{Protocol, Refusal};
 use crate::hostname::PublicHostname;
 use crate::id::{
@@ -26,6 +27,8 @@ pub enum Record {
     Flow(Box<FlowRecord>),
     /// A request to a public host name ended.
     Request(Box<RequestRecord>),
+    /// A DNS query was answered.
+    Dns(Box<DnsRecord>),
 }
 
 /// A connector registered a connection.

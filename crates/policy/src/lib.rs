@@ -6,10 +6,14 @@
 //! [`scheme`]. No sockets, no clock, no database.
 
 mod decide;
+mod dns_facts;
+mod dns_rules;
 mod facts;
 mod http_rules;
+mod in_force;
 mod network_rules;
 mod rule;
+mod safe_search;
 pub mod scheme;
 mod shared_map;
 mod snapshot;
@@ -17,6 +21,7 @@ mod state;
 mod trie;
 
 pub use decide::{Decision, Permit};
+pub use dns_rules::{AnswerVerdict, QueryVerdict, Resolver};
 pub use facts::{Known, never_supplied};
 pub use http_rules::{HttpVerdict, PassReason, Treatment};
 pub use rule::{CompiledList, CompiledRule, Condition, list_id, list_kind};

@@ -60,6 +60,7 @@ fn settings(tls_decrypt: bool, inspection: InspectionMode) -> Change {
         tls_decrypt,
         inspection,
         non_http_tls: NonHttpTls::Error,
+        max_ttl_secs: None,
     })
 }
 
