@@ -75,6 +75,9 @@ pub(crate) struct EdgeFlags {
     /// PEM key of the certificate; as often as --certificate
     #[arg(long, env = "ADIT_CERTIFICATE_KEY", value_name = "FILE", value_delimiter = ',')]
     certificate_key: Vec<PathBuf>,
+    /// Resolver that is asked for names where no rule says otherwise; may be repeated [default: those of /etc/resolv.conf]
+    #[arg(long, env = "ADIT_DNS_UPSTREAM", value_name = "ADDRESS", value_delimiter = ',')]
+    dns_upstream: Vec<String>,
     #[command(flatten)]
     log: LogFlags,
 }
@@ -112,6 +115,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         inspection: Arc::new(NoAuthorities),
         management: axum::Router::new(),
         enrolment: axum::Router::new(),
+        dns_upstreams: settings.dns_upstreams.clone(),
         peer: Some(PeerIdentity { node: enrolled.node, identity: enrolled.identity()? }),
     };
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -260,7 +264,8 @@ async fn take_records(member: Member, mut records: mpsc::Receiver<Record>, stop:
             Record::ConnectionOpened(_)
             | Record::ConnectionClosed(_)
             | Record::Flow(_)
-            | Record::Request(_) => continue,
+            | Record::Request(_)
+            | Record::Dns(_) => continue,
         };
         // For display: what is lost while the database is gone is told again by the next one.
         if member.health.silent_for().is_none() {

@@ -53,7 +53,8 @@ impl Open {
             Record::LocalConfiguration(_)
             | Record::RegistrationSeen(_)
             | Record::Flow(_)
-            | Record::Request(_) => {}
+            | Record::Request(_)
+            | Record::Dns(_) => {}
         }
     }
 }

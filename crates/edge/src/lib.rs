@@ -16,6 +16,7 @@ pub mod connections;
 mod datagram;
 mod device;
 mod dial;
+mod dns;
 mod far;
 mod first_bytes;
 mod flow;
@@ -72,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     /// Certificates for TLS that is opened.
     pub(crate) leaves: inspection::Leaves,
+    /// The resolver.
+    pub(crate) dns: dns::Dns,
     /// Public host names in use.
     pub(crate) hostnames: Arc<Hostnames>,
     pub(crate) records: record::Recorder,
@@ -131,6 +134,7 @@ impl Edge {
             peers: peer::Peers::new(config.peer.as_ref().map(|peer| peer.node)),
             sessions: Sessions::default(),
             leaves: inspection::Leaves::new(config.inspection),
+            dns: dns::Dns::new(config.dns_upstreams),
             hostnames: Arc::new(Hostnames::new(config.certificates)),
             records: record::Recorder::new(ends.records),
             tasks: TaskTracker::new(),

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::EdgeFlags;
 use crate::command_line::{DatabaseUrl, listen_address};
+use crate::dns_upstreams;
 use crate::up::settings::{OneOrMany, check_database, read};
 
 /// The checked settings: nothing in them is left to be defaulted.
@@ -25,6 +26,7 @@ pub(super) struct Settings {
     pub(super) tunnel: SocketAddr,
     pub(super) metrics: SocketAddr,
     pub(super) certificates: Vec<(PathBuf, PathBuf)>,
+    pub(super) dns_upstreams: Vec<SocketAddr>,
 }
 
 /// A one-time code, which is not shown.
@@ -65,6 +67,7 @@ struct File {
     metrics: Option<String>,
     certificate: Option<OneOrMany<PathBuf>>,
     certificate_key: Option<OneOrMany<PathBuf>>,
+    dns_upstream: Option<OneOrMany<String>>,
 }
 
 impl Settings {
@@ -91,7 +94,8 @@ impl Settings {
         made.with_context(|| format!("data: cannot make the directory {}", data.display()))?;
         let code = flags.code.or(file.code);
         let certificates = certificates.into_iter().zip(keys).collect();
-        Ok(Self { data, control, ca, code, database, https, tunnel, metrics, certificates })
+        let dns_upstreams = dns_upstreams::of(&OneOrMany::under(flags.dns_upstream, file.dns_upstream))?;
+        Ok(Self { data, control, ca, code, database, https, tunnel, metrics, certificates, dns_upstreams })
     }
 }
 

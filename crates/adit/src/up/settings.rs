@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use crate::command_line::{DatabaseUrl, UpFlags, listen_address};
+use crate::dns_upstreams;
 
 /// The checked settings: nothing in them is left to be defaulted.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) certificates: Vec<(PathBuf, PathBuf)>,
     /// Files of roots that origins are trusted by, beside the system's.
     pub(crate) origin_roots: Vec<PathBuf>,
+    /// The resolvers that are asked for names where no rule says otherwise.
+    pub(crate) dns_upstreams: Vec<SocketAddr>,
 }
 
 /// The file's keys: the flags by their long names.
@@ -47,6 +50,7 @@ struct File {
     certificate: Option<OneOrMany<PathBuf>>,
     certificate_key: Option<OneOrMany<PathBuf>>,
     origin_roots: Option<OneOrMany<PathBuf>>,
+    dns_upstream: Option<OneOrMany<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -95,6 +99,7 @@ impl Settings {
             max_staleness: staleness(flags.max_staleness.or(file.max_staleness).as_deref())?,
             certificates: certificates.into_iter().zip(keys).collect(),
             origin_roots: OneOrMany::under(flags.origin_roots, file.origin_roots),
+            dns_upstreams: dns_upstreams::of(&OneOrMany::under(flags.dns_upstream, file.dns_upstream))?,
         })
     }
 
@@ -272,6 +277,7 @@ mod tests {
         wrong(&["--node", "a b"], "", &["node: expected"]);
         wrong(&["--max-staleness", "soon"], "", &["max-staleness: expected a duration", "soon"]);
         wrong(&[], "max-staleness: 4s\n", &["max-staleness: expected a duration of five seconds or more"]);
+        wrong(&["--dns-upstream", "dns.example"], "", &["dns-upstream: expected ADDRESS", "dns.example"]);
         wrong(&["--certificate", "a.pem"], "", &["certificate-key: expected one key for each certificate"]);
     }
 }
