@@ -16,6 +16,7 @@ mod connector;
 mod crashes;
 mod database;
 mod datagrams;
+mod dns;
 mod flows;
 mod gateway;
 mod hostnames;
