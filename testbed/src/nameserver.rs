@@ -25,7 +25,7 @@ pub type Zone = Vec<(&'static str, RData)>;
 #[derive(Debug)]
 pub struct NameServer {
     asked: Arc<Mutex<Vec<String>>>,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl NameServer {
@@ -38,7 +38,12 @@ impl NameServer {
             tasks.spawn(server.clone().datagrams(host.udp(*address)?));
             tasks.spawn(server.streams(host.listen(*address)?));
         }
-        Ok(Self { asked, _tasks: tasks })
+        Ok(Self { asked, tasks })
+    }
+
+    /// Answers nobody any more, once this returns.
+    pub async fn stop(mut self) {
+        self.tasks.shutdown().await;
     }
 
     /// What was asked so far, as `NAME TYPE`.

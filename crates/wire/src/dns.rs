@@ -352,7 +352,7 @@ mod tests {
 
         #[test]
         fn a_query_with_any_byte_changed_is_a_query_or_not(
-            name in "[a-zA-Z0-9-]{1,20}(\\.[a-z]{1,9}){0,3}",
+            name in "[a-zA-Z][a-zA-Z0-9]{0,19}(\\.[a-z]{1,9}){0,3}",
             kind in 1_u16..70,
             at in 0_usize..40,
             byte: u8,

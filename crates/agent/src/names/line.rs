@@ -38,10 +38,15 @@ pub(super) struct Line<C> {
 
 struct Open {
     queries: mpsc::Sender<Bytes>,
-    waiting: Rc<RefCell<HashMap<u16, oneshot::Sender<Bytes>>>>,
+    waiting: Waiting,
+    /// Answers that came.
+    heard: Rc<Cell<u64>>,
     next: Cell<u16>,
     task: AbortHandle,
 }
+
+/// Who waits for which answer.
+type Waiting = Rc<RefCell<HashMap<u16, oneshot::Sender<Bytes>>>>;
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -56,10 +61,12 @@ impl<C: Carrier + Clone> Line<C> {
 
     /// The edge's answer to a query; `None` if it cannot be asked, or does not answer in time.
     pub(super) async fn ask(&self, bytes: &[u8], query: &Message) -> Option<Vec<u8>> {
+        let on = RefCell::new(None);
         let asked = timeout(DEADLINE, async {
             // The first line may have been lost without anybody noticing.
             for _ in 0..2 {
                 let open = self.opened().await?;
+                on.replace(Some((Rc::clone(&open), open.heard.get())));
                 if let Some(answer) = open.ask(bytes, query).await {
                     return Some(answer);
                 }
@@ -70,8 +77,14 @@ impl<C: Carrier + Clone> Line<C> {
         if let Ok(answer) = asked.await {
             return answer;
         }
-        // Whatever carries it has fallen silent: the next query goes by what carries then.
-        self.open.lock().await.take();
+        // A line on which nothing came meanwhile has fallen silent: the next query goes by what carries then.
+        if let Some((open, heard)) = on.into_inner()
+            && open.heard.get() == heard
+            && let Ok(mut held) = self.open.try_lock()
+            && held.as_ref().is_some_and(|current| Rc::ptr_eq(current, &open))
+        {
+            *held = None;
+        }
         None
     }
 
@@ -105,9 +118,10 @@ impl<C: Carrier + Clone> Line<C> {
 impl Open {
     fn new<R: ReadChunk + 'static, W: WriteChunk + 'static>(stream: Duplex<R, W>) -> Self {
         let (queries, received) = mpsc::channel(MAX_UNWRITTEN);
-        let waiting = Rc::new(RefCell::new(HashMap::new()));
-        let task = tokio::task::spawn_local(carry(stream, received, Rc::clone(&waiting))).abort_handle();
-        Self { queries, waiting, next: Cell::new(0), task }
+        let (waiting, heard) = (Waiting::default(), Rc::<Cell<u64>>::default());
+        let carrying = carry(stream, received, Rc::clone(&waiting), Rc::clone(&heard));
+        let task = tokio::task::spawn_local(carrying).abort_handle();
+        Self { queries, waiting, heard, next: Cell::new(0), task }
     }
 
     /// `None` if the line is lost.
@@ -156,7 +170,8 @@ impl Drop for Number<'_> {
 async fn carry<R: ReadChunk, W: WriteChunk>(
     stream: Duplex<R, W>,
     mut queries: mpsc::Receiver<Bytes>,
-    waiting: Rc<RefCell<HashMap<u16, oneshot::Sender<Bytes>>>>,
+    waiting: Waiting,
+    heard: Rc<Cell<u64>>,
 ) {
     let Duplex { mut reader, mut writer } = stream;
     let writing = async {
@@ -174,6 +189,7 @@ async fn carry<R: ReadChunk, W: WriteChunk>(
                 let Ok(next) = frames.pop(MAX_MESSAGE_BYTES) else { return };
                 let Some(message) = next else { break };
                 let Some(number) = message.first_chunk().map(|two| u16::from_be_bytes(*two)) else { return };
+                heard.set(heard.get() + 1);
                 let waits = waiting.borrow_mut().remove(&number);
                 if let Some(waits) = waits {
                     // Who has given up needs no answer.

@@ -232,7 +232,8 @@ fn resolvers(text: &str) -> Vec<SocketAddr> {
 
 /// Makes the file so, in one step where that can be. A file that something is mounted on cannot be replaced, but written.
 fn write(path: &Path, content: &Before) -> io::Result<()> {
-    let new = path.with_extension("conf.adit");
+    // Other agents may share the directory, each with a file of its own mounted there.
+    let new = path.with_extension(format!("conf.adit-{}", std::process::id()));
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Err(_) | Ok(()) => {}

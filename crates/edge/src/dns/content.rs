@@ -75,8 +75,10 @@ pub(super) fn renamed(query: &Message, host: &Name, found: &Message) -> Message 
 /// A resolver's answer, as the answer to this query. No record lasts longer than `max_ttl` seconds.
 pub(super) fn passed_on(query: &Message, found: &Message, max_ttl: Option<u32>) -> Message {
     let mut answer = empty_answer(query, found.metadata.response_code);
-    // Whether signatures are right is what the resolver says, which is trusted for that or not.
-    answer.metadata.authentic_data = found.metadata.authentic_data;
+    // Whether signatures are right is what the resolver says, to those who ask for it (RFC 6840, 5.8).
+    let asks =
+        query.metadata.authentic_data || query.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
+    answer.metadata.authentic_data = asks && found.metadata.authentic_data;
     let limited = |records: &[Record]| -> Vec<Record> {
         let mut records = records.to_vec();
         if let Some(limit) = max_ttl {

@@ -40,9 +40,9 @@ pub(crate) async fn answer(shared: &Shared, asker: &Asker, bytes: &[u8]) -> Opti
             .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX)),
     };
     let mut outcome = Outcome::default();
-    let answer = match shared.dns.in_flight.try_acquire() {
-        Ok(_permit) => asked.decided(&mut outcome).await,
-        Err(_) => outcome.refused(&query, ExtendedError::Other, "too many queries at once"),
+    let answer = match shared.dns.begin(asker.account) {
+        Some(_under_way) => asked.decided(&mut outcome).await,
+        None => outcome.refused(&query, ExtendedError::Other, "too many queries at once"),
     };
     let found = facts_of(&answer);
     let registration = asker.registration.as_ref();
