@@ -16,6 +16,7 @@ pub mod cluster;
 pub mod https;
 pub mod kubectl;
 pub mod kubelet;
+pub mod nameserver;
 pub mod net;
 pub mod origin;
 pub mod pki;

@@ -60,6 +60,9 @@ const PODS_V6: &str = "fd42::/48";
 /// The laptop's link; the only way out that it has.
 pub const LAPTOP_LINK: &str = "wan";
 
+/// The list of resolvers of a host that has none: whoever asks is refused at once.
+pub const NO_RESOLVER: &str = "# A host of the testbed: nobody resolves names here.\nnameserver 127.0.0.1\n";
+
 /// All namespaces of this library begin so, and a name that does may be swept.
 const PREFIX: &str = "adit";
 
@@ -144,6 +147,10 @@ impl Host {
     fn add(role: &str, name: String) -> Result<Self> {
         ip(&["netns", "add", &name])?;
         let host = Self(Namespace { role: role.to_owned(), name });
+        // Programs there see this in place of the machine's, also those that replace it.
+        let resolv_conf = host.resolv_conf();
+        fs::create_dir_all(resolv_conf.parent().context("a directory of its own")?)?;
+        fs::write(&resolv_conf, NO_RESOLVER)?;
         // A new namespace starts with the machine's own setting, and the machine may be a router.
         for (key, value) in [
             ("ipv4/ip_forward", "0"),
@@ -184,6 +191,11 @@ impl Namespace {
     /// The namespace's name, as `ip netns` lists it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The host's list of resolvers, which is `/etc/resolv.conf` to what runs on it.
+    pub fn resolv_conf(&self) -> PathBuf {
+        etc(&self.name).join("resolv.conf")
     }
 
     /// A veth pair between this host and another, both ends up.
@@ -359,6 +371,11 @@ fn namespace_path(name: &str) -> PathBuf {
     Path::new("/run/netns").join(name)
 }
 
+/// Where `ip netns exec` finds a host's own files of `/etc`.
+fn etc(name: &str) -> PathBuf {
+    Path::new("/etc/netns").join(name)
+}
+
 fn ip(args: &[&str]) -> Result<String> {
     let output = Command::new("ip").args(args).output().context("run ip (package iproute2)")?;
     if !output.status.success() {
@@ -376,6 +393,7 @@ fn remove(name: &str) -> Result<()> {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
+    let _ = fs::remove_dir_all(etc(name));
     ip(&["netns", "del", name]).map(drop)
 }
 

@@ -13,6 +13,8 @@ use rcgen::{
 
 use crate::net::{API_V4, API_V6, CLUSTER_V4, CLUSTER_V6};
 
+/// The name of the API server in the private network.
+pub const API_NAME: &str = "api.cluster.internal";
 /// The person whose client certificate the tests use.
 pub const ENGINEER: &str = "engineer@example.com";
 /// The group in that certificate: a real API server lets it do anything.
@@ -65,7 +67,7 @@ fn create(pki: &Pki) -> Result<()> {
     let ca_pem = ca.self_signed(&ca_key)?.pem();
     let issuer = Issuer::new(ca, ca_key);
 
-    let names = ["localhost", "kubernetes", "kubernetes.default.svc"].map(ToOwned::to_owned);
+    let names = ["localhost", "kubernetes", "kubernetes.default.svc", API_NAME].map(ToOwned::to_owned);
     let mut server = CertificateParams::new(names)?;
     server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

@@ -16,9 +16,10 @@ pub(crate) fn run(command: AgentCommand) -> anyhow::Result<()> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let state = command.state;
     match command.action {
-        AgentAction::Run { interface, proxy, transport } => {
+        AgentAction::Run { interface, proxy, transport, dns, dns_fallback: fallbacks } => {
             log::start(&command.log)?;
-            let config = AgentConfig { interface, proxy, transport, ..AgentConfig::new(state) };
+            let config =
+                AgentConfig { interface, proxy, transport, dns, fallbacks, ..AgentConfig::new(state) };
             runtime.block_on(async { Ok(adit_agent::run(config, shutdown::on_signal()?).await?) })
         }
         AgentAction::Enroll { url, ca, service_token, force } => {

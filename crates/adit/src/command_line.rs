@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use adit_agent::TransportSetting;
+use adit_agent::{Fallback, SystemDns, TransportSetting};
 use adit_connector::ConfigError;
 use clap::{Args, Parser, Subcommand};
 
@@ -185,6 +185,9 @@ pub(crate) struct UpFlags {
     /// by them; may be repeated
     #[arg(long, env = "ADIT_ORIGIN_ROOTS", value_name = "FILE", value_delimiter = ',')]
     pub(crate) origin_roots: Vec<PathBuf>,
+    /// Resolver that is asked for names where no rule says otherwise; may be repeated [default: those of /etc/resolv.conf]
+    #[arg(long, env = "ADIT_DNS_UPSTREAM", value_name = "ADDRESS", value_delimiter = ',')]
+    pub(crate) dns_upstream: Vec<String>,
     #[command(flatten)]
     pub(crate) records: RecordFlags,
     #[command(flatten)]
@@ -359,6 +362,18 @@ pub(crate) enum AgentAction {
         /// How to reach the edge: auto (both, the better one first), h2 (TCP) or quic (UDP)
         #[arg(long, env = "ADIT_AGENT_TRANSPORT", value_name = "TRANSPORT", default_value = "auto")]
         transport: TransportSetting,
+        /// Whether the system asks the agent for names while the device is connected: auto, or off
+        #[arg(long, env = "ADIT_AGENT_DNS", value_name = "AUTO|OFF", default_value = "auto")]
+        dns: SystemDns,
+        /// Domain whose names are asked of RESOLVER, or of the system's former resolvers, past the edge and its rules; may be
+        /// repeated
+        #[arg(
+            long,
+            env = "ADIT_AGENT_DNS_FALLBACK",
+            value_name = "SUFFIX[=RESOLVER]",
+            value_delimiter = ','
+        )]
+        dns_fallback: Vec<Fallback>,
     },
     /// Makes the device's key and registers it with an edge
     #[command(

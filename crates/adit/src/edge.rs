@@ -81,6 +81,9 @@ pub(crate) struct EdgeFlags {
     /// For how long flows are decided without the database, the time before a start included [default: 24h]
     #[arg(long, env = "ADIT_MAX_STALENESS", value_name = "DURATION")]
     max_staleness: Option<String>,
+    /// Resolver that is asked for names where no rule says otherwise; may be repeated [default: those of /etc/resolv.conf]
+    #[arg(long, env = "ADIT_DNS_UPSTREAM", value_name = "ADDRESS", value_delimiter = ',')]
+    dns_upstream: Vec<String>,
     #[command(flatten)]
     records: RecordFlags,
     #[command(flatten)]
@@ -120,6 +123,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         inspection: Arc::new(NoAuthorities),
         management: axum::Router::new(),
         enrolment: axum::Router::new(),
+        dns_upstreams: settings.dns_upstreams.clone(),
         peer: Some(PeerIdentity { node: enrolled.node, identity: enrolled.identity()? }),
     };
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -213,7 +217,8 @@ async fn take_reports(member: Member, mut reports: mpsc::Receiver<Record>) {
             | Record::Decision(_)
             | Record::Http(_)
             | Record::Flow(_)
-            | Record::Request(_) => continue,
+            | Record::Request(_)
+            | Record::Dns(_) => continue,
         };
         // For display: what is lost while the database is gone is told again by the next one.
         if member.health.silent_for().is_none() {

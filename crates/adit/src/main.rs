@@ -11,6 +11,7 @@ mod authority;
 mod backup;
 mod certificates;
 mod command_line;
+mod dns_upstreams;
 mod edge;
 mod explain;
 mod ingress;

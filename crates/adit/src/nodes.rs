@@ -55,7 +55,8 @@ impl Open {
             | Record::Decision(_)
             | Record::Http(_)
             | Record::Flow(_)
-            | Record::Request(_) => {}
+            | Record::Request(_)
+            | Record::Dns(_) => {}
         }
     }
 }

@@ -84,6 +84,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         inspection: Arc::clone(&inspection) as Arc<dyn InspectionAuthorities>,
         management,
         enrolment: adit_control::device::router(control.clone()),
+        dns_upstreams: settings.dns_upstreams.clone(),
         peer,
     };
     let tasks = TaskTracker::new();
@@ -133,7 +134,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
 /// Says which rules are there and not applied.
 async fn warn_of_rules(control: &Control) -> anyhow::Result<()> {
     for (filter, rules) in control.store().rule_enabled_counts().await? {
-        if !matches!(filter, Filter::L4 | Filter::Http) {
+        if filter == Filter::Egress {
             tracing::warn!(
                 %filter, rules,
                 "enabled gateway rules are not enforced: this version stores rules of this filter and does not apply them yet"

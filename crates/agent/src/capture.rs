@@ -1,6 +1,6 @@
 //! Packets of the TUN interface become flows on a carrier.
 //!
-//! TCP becomes streams, UDP and ICMP echo become flows of [`datagrams`].
+//! TCP becomes streams, UDP and ICMP echo become flows of [`datagrams`]; what goes to the resolver is answered here ([`names`]).
 //!
 //! One task, [`Capture::drive`], moves packets between the interface and `adit-netstack`; one task per flow asks the
 //! carrier, answers accordingly and splices. They share the stack by `Rc<RefCell<…>>`: all run on one thread,
@@ -10,6 +10,7 @@
 //! does not go to sleep, since every packet written makes the kernel answer at once (device path, 7.2).
 
 mod datagrams;
+mod names;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::carrier::{Carrier, OpenError};
+use crate::names::{Names, is_resolver};
 use crate::slot;
 use crate::tun::Tun;
 
@@ -42,18 +44,21 @@ pub(crate) struct Capture<C> {
     tun: Tun,
     stack: Rc<RefCell<Stack>>,
     carrier: watch::Receiver<Option<C>>,
+    /// The device's resolver.
+    names: Rc<Names<C>>,
     tasks: JoinSet<FlowId>,
     /// Flows whose task has not ended.
     flows: HashMap<FlowId, AbortHandle>,
 }
 
 impl<C: Carrier + Clone> Capture<C> {
-    pub(crate) fn new(tun: Tun, carrier: watch::Receiver<Option<C>>, seed: u64) -> Self {
+    pub(crate) fn new(tun: Tun, carrier: watch::Receiver<Option<C>>, names: Rc<Names<C>>, seed: u64) -> Self {
         let config = Config { seed, ..Config::default() };
         Self {
             tun,
             stack: Rc::new(RefCell::new(Stack::new(config, Instant::now()))),
             carrier,
+            names,
             tasks: JoinSet::new(),
             flows: HashMap::new(),
         }
@@ -163,6 +168,7 @@ impl<C: Carrier + Clone> Capture<C> {
                         source,
                         destination,
                         carrier: self.carrier.clone(),
+                        names: is_resolver(destination).then(|| Rc::clone(&self.names)),
                     };
                     let task = self.tasks.spawn_local(request.serve());
                     self.flows.insert(flow, task);
@@ -192,11 +198,24 @@ struct Request<C> {
     source: SocketAddr,
     destination: SocketAddr,
     carrier: watch::Receiver<Option<C>>,
+    /// Who answers it, if it goes to the resolver.
+    names: Option<Rc<Names<C>>>,
 }
 
 impl<C: Carrier + Clone> Request<C> {
     async fn serve(mut self) -> FlowId {
         let (flow, destination) = (self.flow, self.destination);
+        match (self.names.take(), self.protocol) {
+            (Some(names), Protocol::Udp) => {
+                self.resolve_datagrams(names).await;
+                return flow;
+            }
+            (Some(names), Protocol::Tcp) => {
+                self.resolve_stream(names).await;
+                return flow;
+            }
+            (Some(_), Protocol::Icmp) | (None, _) => {}
+        }
         let open = match self.protocol {
             Protocol::Tcp => self.open().await.map(Opened::Stream),
             Protocol::Udp | Protocol::Icmp => self.open_datagrams().await.map(Opened::Datagrams),

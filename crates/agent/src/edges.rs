@@ -53,6 +53,13 @@ impl Edges {
         self.known.borrow().len() > 1
     }
 
+    /// Those that have names, by them: in lower case.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let known = self.known.borrow();
+        let named = known.iter().filter(|edge| edge.address().is_none());
+        named.map(|edge| edge.server_name().to_str().to_ascii_lowercase()).collect()
+    }
+
     /// All but the one in use, the next one first.
     pub(crate) fn others(&self) -> Vec<EdgeAddress> {
         let (known, current) = (self.known.borrow(), self.current.get());

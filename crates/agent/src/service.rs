@@ -18,6 +18,7 @@ use crate::edges::Edges;
 use crate::enroll::{EnrollError, client_config, enroll};
 use crate::explain::explain;
 use crate::memory;
+use crate::names::{self, Fallback, SystemDns};
 use crate::network::Networks;
 use crate::proxy::{Proxy, ProxyAddress, ProxyError};
 use crate::session::{ENROLMENT_SPREADS, Session, SessionEnd, chain};
@@ -42,6 +43,10 @@ pub struct AgentConfig {
     pub proxy: Option<ProxyAddress>,
     /// Which carriers may be used, by default both.
     pub transport: TransportSetting,
+    /// Whether the system is pointed to the agent's resolver, by default not.
+    pub dns: SystemDns,
+    /// Whose names are resolved outside of the edge.
+    pub fallbacks: Vec<Fallback>,
 }
 
 impl AgentConfig {
@@ -55,7 +60,15 @@ impl AgentConfig {
     pub fn new(state: PathBuf) -> Self {
         let interface = Self::DEFAULT_INTERFACE.to_owned();
         let transport = TransportSetting::default();
-        Self { state, interface, mtu: Self::DEFAULT_MTU, proxy: None, transport }
+        Self {
+            state,
+            interface,
+            mtu: Self::DEFAULT_MTU,
+            proxy: None,
+            transport,
+            dns: SystemDns::Off,
+            fallbacks: Vec::new(),
+        }
     }
 }
 
@@ -126,6 +139,7 @@ struct Service {
 impl Service {
     async fn start_and_run(config: AgentConfig, stop: CancellationToken) -> Result<(), RunError> {
         let state = Rc::new(StateDirectory::open(&config.state)?);
+        names::system::recover(&state);
         // What would fail at the first connection fails now, where somebody looks.
         let proxy = if let Some(address) = config.proxy {
             Some(Proxy::bind(address).await?)
@@ -270,7 +284,10 @@ impl Service {
         let stop = CancellationToken::new();
         let session = Session {
             tls,
-            edges: Edges::load(Rc::clone(&self.state), registration.edge),
+            edges: Rc::new(Edges::load(Rc::clone(&self.state), registration.edge)),
+            state: Rc::clone(&self.state),
+            dns: self.config.dns,
+            fallbacks: self.config.fallbacks.clone(),
             carrier: self.carrier.clone(),
             interface: self.config.proxy.is_none().then(|| self.config.interface.clone()),
             mtu: self.config.mtu,

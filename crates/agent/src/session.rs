@@ -25,9 +25,12 @@ use crate::capture::Capture;
 use crate::choice::{Choice, TransportSetting};
 use crate::dialer::{ConnectError, Dialer};
 use crate::edges::Edges;
+use crate::names::system::Pointed;
+use crate::names::{self, Fallback, Names, SystemDns};
 use crate::network::Networks;
 use crate::routes::{Routes, RoutesError};
 use crate::slot::CarrierSlot;
+use crate::state::StateDirectory;
 use crate::status::{ConnectionState, Status};
 use crate::tun::{Tun, TunError};
 use legs::{MAX_REPORTS, Report};
@@ -63,7 +66,10 @@ enum CaptureError {
 /// What a session needs to know.
 pub(crate) struct Session {
     pub(crate) tls: Arc<ClientConfig>,
-    pub(crate) edges: Edges,
+    pub(crate) edges: Rc<Edges>,
+    pub(crate) state: Rc<StateDirectory>,
+    pub(crate) dns: SystemDns,
+    pub(crate) fallbacks: Vec<Fallback>,
     /// Where flows find the carrier.
     pub(crate) carrier: CarrierSlot<Rc<Choice>>,
     /// The name of the interface that captures the networks; none if programs come to a proxy.
@@ -289,6 +295,10 @@ struct Captured {
 }
 
 struct Open {
+    /// The system, while it asks the agent for names.
+    pointed: Option<Pointed>,
+    /// Whom the system asked before.
+    former: Rc<RefCell<Vec<SocketAddr>>>,
     routes: Routes,
     /// Those that the interface was made with.
     addresses: Vec<IpAddr>,
@@ -323,7 +333,14 @@ impl Captured {
             let tun = Tun::open(interface)?;
             let routes = Routes::new(tun.name(), session.mtu, &state.addresses).await?;
             let seed = Uuid::new_v4().as_u64_pair().0;
-            let mut capture = Capture::new(tun, self.carrier.subscribe(), seed);
+            let (former, edges) = (Rc::new(RefCell::new(names::system::former())), Rc::clone(&session.edges));
+            let names = Names::new(
+                self.carrier.subscribe(),
+                session.fallbacks.clone(),
+                Box::new(move || edges.names()),
+                Rc::clone(&former),
+            );
+            let mut capture = Capture::new(tun, self.carrier.subscribe(), Rc::new(names), seed);
             let closing = Closing::default();
             let close = closing.clone();
             let driver = tokio::task::spawn_local(async move {
@@ -343,9 +360,16 @@ impl Captured {
                 };
                 failed
             });
-            self.open = Some(Open { routes, addresses: state.addresses.clone(), closing, driver });
+            let addresses = state.addresses.clone();
+            self.open = Some(Open { pointed: None, former, routes, addresses, closing, driver });
         }
         self.set_networks(state.networks.clone(), &session.status).await;
+        if let (Some(open), Some(interface), SystemDns::Auto) =
+            (&mut self.open, &session.interface, session.dns)
+            && open.pointed.is_none()
+        {
+            open.pointed = names::system::point(interface, &session.state, &open.former);
+        }
         Ok(())
     }
 
@@ -362,8 +386,11 @@ impl Captured {
             return;
         };
         let excluded: Vec<IpAddr> = self.excluded.iter().copied().collect();
-        let routes = open.routes.set(&self.networks, &excluded).await;
-        let routes: Vec<String> = routes.iter().map(ToString::to_string).collect();
+        let resolver = names::networks();
+        let captured: Vec<Cidr> = self.networks.iter().chain(&resolver).copied().collect();
+        let routes = open.routes.set(&captured, &excluded).await;
+        let shown = routes.iter().filter(|network| resolver.iter().all(|one| one.net() != **network));
+        let routes: Vec<String> = shown.map(ToString::to_string).collect();
         status.send_modify(|status| status.routes = routes);
     }
 
@@ -387,6 +414,7 @@ impl Captured {
     /// Resets all flows and removes the interface, and with it addresses and routes.
     async fn close(&mut self) {
         let Some(mut open) = self.open.take() else { return };
+        drop(open.pointed.take());
         open.closing.stop.cancel();
         open.closing.answered.cancelled().await;
         open.routes.set(&[], &[]).await;

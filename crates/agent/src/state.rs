@@ -6,6 +6,7 @@
 //! | `device-ID.key` (0600) | the key in PKCS #8, PEM |
 //! | `networks.json` (0600) | which carrier was the better one in the networks seen last |
 //! | `edges.json` (0600) | the other edges that this one has told of |
+//! | `resolv-conf.json` (0600) | what `/etc/resolv.conf` was before the agent replaced it |
 //! | `disconnected` | exists if the device was turned off |
 //! | `agent.lock` | locked by the running agent |
 //! | `agent.sock` (0600) | [`crate::control_socket`] |
@@ -31,6 +32,7 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 const REGISTRATION: &str = "registration.json";
 const NETWORKS: &str = "networks.json";
 const EDGES: &str = "edges.json";
+const RESOLV_CONF: &str = "resolv-conf.json";
 const DISCONNECTED: &str = "disconnected";
 const LOCK: &str = "agent.lock";
 const SOCKET: &str = "agent.sock";
@@ -190,6 +192,20 @@ impl StateDirectory {
     /// Remembers this of other edges.
     pub(crate) fn set_edges(&self, text: &[u8]) -> Result<(), StateError> {
         write(&self.path.join(EDGES), text)
+    }
+
+    /// What is remembered of the system's list of resolvers, if anything.
+    pub(crate) fn resolv_conf(&self) -> Result<Option<Vec<u8>>, StateError> {
+        read(&self.path.join(RESOLV_CONF))
+    }
+
+    /// Remembers this of the system's list of resolvers, or nothing.
+    pub(crate) fn set_resolv_conf(&self, text: Option<&[u8]>) -> Result<(), StateError> {
+        let path = self.path.join(RESOLV_CONF);
+        match text {
+            Some(text) => write(&path, text),
+            None => std::fs::remove_file(&path).map_err(at(&path)),
+        }
     }
 
     fn remove_keys_but(&self, current: &str) {

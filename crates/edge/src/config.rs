@@ -36,6 +36,8 @@ pub struct EdgeConfig {
     /// What serves enrolment to devices. Requests carry the peer's [`SocketAddr`] and an
     /// [`adit_model::PresentedKey`] as extensions.
     pub enrolment: Router,
+    /// The resolvers that are asked for names where no rule says otherwise, in this order.
+    pub dns_upstreams: Vec<SocketAddr>,
     /// By what other nodes know this one. `None`: it is the only one.
     pub peer: Option<PeerIdentity>,
 }

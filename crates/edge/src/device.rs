@@ -13,13 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use adit_model::{FlowFacts, Record, Refusal, Registration, RegistrationSeen};
+use adit_model::{DnsProtocol, FlowFacts, Protocol, Record, Refusal, Registration, RegistrationSeen};
 use adit_transport::WriteChunk;
 use adit_wire::device::{self, DeviceState, Event, PING_SECONDS};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::Shared;
+use crate::dns::{self, Asker};
 use crate::flow::{Asked, Flow, carry};
 use crate::limits::MAX_FLOWS_PER_DEVICE;
 use crate::sessions::{Cut, Session, TooManySessions};
@@ -86,6 +87,10 @@ impl Device {
         if open.before >= MAX_FLOWS_PER_DEVICE {
             return asked.refuse(Refusal::TooManyFlows, "the device has as many flows open as it may").await;
         }
+        if protocol == Protocol::Tcp && dns::is_resolver(destination) {
+            self.resolve(destination, asked).await;
+            return drop(open);
+        }
         let flow = Flow {
             facts: FlowFacts {
                 account,
@@ -102,6 +107,24 @@ impl Device {
         };
         carry(Arc::clone(&self.shared), flow).await;
         drop(open);
+    }
+
+    /// Answers the device's queries for names, for as long as it asks.
+    async fn resolve<A: Asked>(&self, resolver: SocketAddr, asked: A) {
+        let asker = Asker {
+            account: self.registration.account,
+            registration: Some(Arc::clone(&self.registration)),
+            source: self.peer,
+            resolver: Some(resolver),
+            protocol: DnsProtocol::Device,
+            location: None,
+            subdomain: None,
+        };
+        let Some(mut stream) = asked.accept().await else { return };
+        let serving = dns::serve(&self.shared, &asker, &mut stream, None);
+        if self.session.flow_token().run_until_cancelled(serving).await.is_none() {
+            stream.reset();
+        }
     }
 
     /// Notes which process of the device this is, and that it was seen.

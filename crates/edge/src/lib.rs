@@ -16,6 +16,7 @@ pub mod connections;
 mod datagram;
 mod device;
 mod dial;
+mod dns;
 mod explain;
 mod far;
 mod first_bytes;
@@ -79,6 +80,8 @@ pub(crate) struct Shared {
     pub(crate) leaves: inspection::Leaves,
     /// Destinations that asked for client certificates.
     pub(crate) certificate_requests: explain::CertificateRequests,
+    /// The resolver.
+    pub(crate) dns: dns::Dns,
     /// Public host names in use.
     pub(crate) hostnames: Arc<Hostnames>,
     pub(crate) records: record::Recorder,
@@ -149,6 +152,7 @@ impl Edge {
             open_flows: reevaluation::OpenFlows::default(),
             leaves: inspection::Leaves::new(config.inspection),
             certificate_requests: explain::CertificateRequests::default(),
+            dns: dns::Dns::new(config.dns_upstreams),
             hostnames: Arc::new(Hostnames::new(config.certificates)),
             records: record::Recorder::new(ends.records),
             tasks: TaskTracker::new(),

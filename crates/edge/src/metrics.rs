@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use adit_model::{FlowEnd, Refusal};
+use adit_model::{DnsDecision, FlowEnd, Refusal};
 use prometheus_client::encoding::{EncodeLabelSet, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -45,6 +45,12 @@ struct ActionLabel {
     action: End,
 }
 
+/// What became of a query, as a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabel {
+    decision: End,
+}
+
 /// Counters and gauges of one edge node.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -65,6 +71,7 @@ pub struct Metrics {
     relayed: Family<DirectionLabel, Counter>,
     peers: Gauge,
     inspected_requests: Family<ActionLabel, Counter>,
+    dns_queries: Family<DecisionLabel, Counter>,
 }
 
 impl Metrics {
@@ -80,6 +87,11 @@ impl Metrics {
             "adit_edge_inspected_requests",
             "Requests inside of flows that were looked into, by what was done with them",
             self.inspected_requests.clone(),
+        );
+        registry.register(
+            "adit_edge_dns_queries",
+            "DNS queries that were answered, by what was decided",
+            self.dns_queries.clone(),
         );
         registry.register("adit_edge_open_flows", "Flows open now", self.open_flows.clone());
         registry.register(
@@ -169,6 +181,13 @@ impl Metrics {
 
     pub(crate) fn inspected_request(&self, action: &'static str) {
         self.inspected_requests.get_or_create(&ActionLabel { action: End(action) }).inc();
+    }
+
+    pub(crate) fn dns_answered(&self, decision: DnsDecision, recorded: bool) {
+        self.dns_queries.get_or_create(&DecisionLabel { decision: End(decision.as_str()) }).inc();
+        if !recorded {
+            self.records_dropped.inc();
+        }
     }
 
     pub(crate) fn request_began(&self) {

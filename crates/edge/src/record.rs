@@ -1,6 +1,6 @@
 //! Records leave here: to the control plane, and one log line for each flow.
 
-use adit_model::{CERTIFICATE_HINT, FlowEnd, FlowRecord, Record, RequestRecord};
+use adit_model::{CERTIFICATE_HINT, DnsRecord, FlowEnd, FlowRecord, Record, RequestRecord};
 use tokio::sync::mpsc;
 
 /// Where records go. A full queue drops flow records, counted, rather than hold up flows; reports of connections wait.
@@ -36,6 +36,12 @@ impl Recorder {
     pub(crate) fn request(&self, record: RequestRecord) -> bool {
         log_request(&record);
         self.records.try_send(Record::Request(Box::new(record))).is_ok()
+    }
+
+    /// Records a DNS query that was answered; whether there was room.
+    pub(crate) fn dns(&self, record: DnsRecord) -> bool {
+        log_dns(&record);
+        self.records.try_send(Record::Dns(Box::new(record))).is_ok()
     }
 }
 
@@ -102,5 +108,32 @@ fn log_request(record: &RequestRecord) {
         bytes_down = record.bytes_down,
         milliseconds = u64::try_from(record.lasted.as_millis()).unwrap_or(u64::MAX),
         "request"
+    );
+}
+
+fn log_dns(record: &DnsRecord) {
+    let rule = record.rule.as_ref().map(|rule| tracing::field::display(rule.id));
+    let resolver_rule = record.resolver_rule.as_ref().map(|rule| tracing::field::display(rule.id));
+    let custom_resolver = record.custom_resolver.map(tracing::field::display);
+    tracing::info!(
+        target: "adit::dns",
+        id = %record.id,
+        decision = record.decision.as_str(),
+        name = record.name,
+        record_type = record.record_type_name,
+        code = record.response_code,
+        protocol = record.protocol.as_str(),
+        device = record.device.map(tracing::field::display),
+        location = record.location.map(tracing::field::display),
+        user = record.user,
+        rule,
+        resolver_rule,
+        custom_resolver,
+        addresses = record.addresses.len(),
+        cached = record.cached,
+        extended_error = record.extended_error,
+        snapshot = record.snapshot,
+        milliseconds = u64::try_from(record.lasted.as_millis()).unwrap_or(u64::MAX),
+        "query"
     );
 }

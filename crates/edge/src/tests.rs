@@ -126,6 +126,7 @@ impl Bench {
             inspection: Arc::new(NoCertificates),
             management: axum::Router::new(),
             enrolment: axum::Router::new(),
+            dns_upstreams: Vec::new(),
             peer,
         };
         let ends = Ends { changes: changes_out, commands: commands_out, records: records_in };

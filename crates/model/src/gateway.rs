@@ -15,6 +15,9 @@ pub struct GatewaySettings {
     pub inspection: InspectionMode,
     /// What becomes of TLS that carries no HTTP.
     pub non_http_tls: NonHttpTls,
+    /// For how long an answer to a DNS query may be kept at most, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_ttl_secs: Option<u32>,
     /// Whether open flows are cut that a block rule matches when rules change.
     #[serde(default = "yes")]
     pub reevaluate: bool,
@@ -115,6 +118,7 @@ impl GatewaySettings {
             non_http_tls: NonHttpTls::default(),
             reevaluate: true,
             logging: Logging::default(),
+            max_ttl_secs: None,
         }
     }
 }

@@ -91,6 +91,8 @@ uuid_id! {
     RuleId, "rule";
     /// A list of values that rules name.
     ListId, "list";
+    /// A place from which devices without the agent ask for names.
+    LocationId, "location";
     /// One flow, for its log record.
     FlowId, "flow";
 }

@@ -6,6 +6,7 @@
 
 mod address;
 mod change;
+mod dns;
 mod duration;
 mod explain;
 mod flow;
@@ -24,6 +25,7 @@ pub use change::{
     Change, ChangeBatch, Command, Hostname, Lease, Node, Registration, Route, Tunnel, TunnelConfiguration,
     VirtualNetwork,
 };
+pub use dns::{AnswerFacts, DecidingRule, DnsDecision, DnsProtocol, DnsRecord, QueryFacts};
 pub use duration::{GoDuration, NotADuration};
 pub use explain::{
     ExplainFor, ExplainQuestion, ExplainStep, Explained, ExplainedFinding, ExplainedRule,
@@ -34,8 +36,8 @@ pub use gateway::{Blocks, GatewaySettings, InspectionMode, Logging, NonHttpTls, 
 pub use hostname::{HostnameError, PublicHostname};
 pub use http::{RequestFacts, ResponseFacts};
 pub use id::{
-    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, ListId, MemberId, NodeId,
-    RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
+    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, ListId, LocationId,
+    MemberId, NodeId, RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
 };
 pub use list::{List, ListItemsChange, ListKind, UnknownListKind};
 pub use log::{Dataset, LogField, LogKeys, LogKind, LogRecord, LogValue, UnknownDataset, log_record};

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::dns::DnsRecord;
 use crate::flow::{FirstBytes, Protocol, Refusal};
 use crate::gateway::Blocks;
 use crate::hostname::PublicHostname;
@@ -34,6 +35,8 @@ pub enum Record {
     Flow(Box<FlowRecord>),
     /// A request to a public host name ended.
     Request(Box<RequestRecord>),
+    /// A DNS query was answered.
+    Dns(Box<DnsRecord>),
 }
 
 /// A connector registered a connection.

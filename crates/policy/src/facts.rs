@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use adit_expr::{Fact, Facts, Slot, Texts};
 use adit_model::{FirstBytes, FlowFacts, RequestFacts};
 
+use crate::dns_facts;
 use crate::scheme::{Filter, SLOTS, field, flow_phase, http_phase, slot};
 
 /// How much is known of a flow.
@@ -131,7 +132,8 @@ pub fn never_supplied(filter: Filter, expression: &str) -> Vec<&'static str> {
     let supplied: &[Slot] = match filter {
         Filter::L4 => &SUPPLIED,
         Filter::Http => &HTTP_SUPPLIED,
-        Filter::Dns | Filter::DnsResolver | Filter::Egress => &[],
+        Filter::Dns | Filter::DnsResolver => &dns_facts::SUPPLIED,
+        Filter::Egress => &[],
     };
     let Ok(ast) = adit_expr::parse(expression) else { return Vec::new() };
     let mut fields = Vec::new();
@@ -144,7 +146,7 @@ pub fn never_supplied(filter: Filter, expression: &str) -> Vec<&'static str> {
 }
 
 /// A name, and every name above it.
-fn and_parents(name: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn and_parents(name: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(name), |name| name.split_once('.').map(|(_, parent)| parent))
 }
 

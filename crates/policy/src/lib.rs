@@ -6,11 +6,15 @@
 //! [`scheme`]. No sockets, no clock, no database.
 
 mod decide;
+mod dns_facts;
+mod dns_rules;
 mod explain;
 mod facts;
 mod http_rules;
+mod in_force;
 mod network_rules;
 mod rule;
+mod safe_search;
 pub mod scheme;
 mod shared_map;
 mod snapshot;
@@ -18,6 +22,7 @@ mod state;
 mod trie;
 
 pub use decide::{Decision, Permit};
+pub use dns_rules::{AnswerVerdict, QueryVerdict, Resolver};
 pub use explain::Asked;
 pub use facts::{Known, never_supplied};
 pub use http_rules::{HttpVerdict, PassReason, Treatment};

@@ -1,12 +1,12 @@
 //! Rules and lists, compiled.
 //!
 //! What holds: a rule whose texts cannot be compiled is there all the same and says so ([`Condition::Unreadable`]), so that
-//! whoever decides by it refuses instead of passing it over. When a rule is in force, and what follows from a match, is
-//! not said here.
+//! whoever decides by it refuses instead of passing it over. What follows from a match is not said here.
 
 use adit_expr::{Expression, ItemError, List, ListKinds, Phase, Program};
 use adit_model::{AccountId, ListId, ListKind, Rule};
 
+use crate::in_force::InForce;
 use crate::scheme::{self, Part};
 
 /// One of a rule's three conditions.
@@ -34,6 +34,7 @@ pub struct CompiledRule {
     pub device_posture: Condition,
     /// The phase from which on all that it asks is known.
     pub phase: Phase,
+    in_force: Option<InForce>,
 }
 
 impl CompiledRule {
@@ -44,8 +45,18 @@ impl CompiledRule {
             part(Part::Identity, &rule.identity),
             part(Part::DevicePosture, &rule.device_posture),
         );
+        let (traffic, in_force) = match InForce::new(&rule) {
+            Ok(in_force) => (traffic, Some(in_force)),
+            Err(error) => (Condition::Unreadable(error.to_string()), None),
+        };
         let phase = [&traffic, &identity, &device_posture].into_iter().map(Condition::phase).max();
-        Self { phase: phase.unwrap_or_default(), traffic, identity, device_posture, rule }
+        Self { phase: phase.unwrap_or_default(), traffic, identity, device_posture, in_force, rule }
+    }
+
+    /// Whether it is in force at this time, in microseconds since 1970: neither expired nor out of its schedule. A rule of
+    /// which that is not known is.
+    pub fn is_in_force(&self, micros: i64) -> bool {
+        self.in_force.as_ref().is_none_or(|in_force| in_force.at(micros))
     }
 
     /// Whether all of it was understood.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use adit_model::{
     AccountId, Cidr, DeviceId, DeviceKey, Filter, GatewaySettings, Hostname, ListId, Node, NodeId, NodeKey,
     PublicHostname, Registration, RegistrationId, Route, RuleId, RuleName, SecretHash, Tunnel,
-    TunnelConfiguration, TunnelId, VirtualNetworkId,
+    TunnelConfiguration, TunnelId, VirtualNetworkId, never_dialled,
 };
 use ipnet::IpNet;
 
@@ -97,6 +97,18 @@ impl Snapshot {
             IpAddr::V4(_) => routes.v4.longest(key(address)),
             IpAddr::V6(_) => routes.v6.longest(key(address)),
         }
+    }
+
+    /// The tunnel by which an account's routes in this virtual network reach an address. Rules are not asked.
+    pub fn tunnel_to(
+        &self,
+        account: AccountId,
+        virtual_network: VirtualNetworkId,
+        address: IpAddr,
+    ) -> Option<TunnelId> {
+        let address = address.to_canonical();
+        let route = self.route(virtual_network, address).filter(|_| never_dialled(address).is_none())?;
+        (route.account == account && self.serves(route.tunnel, account)).then_some(route.tunnel)
     }
 
     /// Lets a connector in, or says why not (tunnel protocol, section 10, point 9).

@@ -15,6 +15,7 @@ pub mod capsule;
 pub mod datagram;
 pub mod http2;
 pub mod io;
+pub mod messages;
 pub mod quic;
 pub mod splice;
 pub mod stream;

@@ -8,6 +8,7 @@
 pub mod capnp;
 pub mod datagram;
 pub mod device;
+pub mod dns;
 pub mod http2;
 pub mod icmp;
 pub mod peer;

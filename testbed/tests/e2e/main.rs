@@ -16,6 +16,7 @@ mod connector;
 mod crashes;
 mod database;
 mod datagrams;
+mod dns;
 mod explain;
 mod flows;
 mod gateway;

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::EdgeFlags;
 use crate::command_line::{DatabaseUrl, listen_address};
+use crate::dns_upstreams;
 use crate::records::{Outputs, RecordFlags};
 use crate::up::settings::{OneOrMany, check_database, read, staleness};
 
@@ -30,6 +31,7 @@ pub(super) struct Settings {
     pub(super) certificates: Vec<(PathBuf, PathBuf)>,
     /// Where log records go, beside the database.
     pub(super) records: Outputs,
+    pub(super) dns_upstreams: Vec<SocketAddr>,
 }
 
 /// A one-time code, which is not shown.
@@ -76,6 +78,7 @@ struct File {
     records_into: Option<PathBuf>,
     record_file_size: Option<u32>,
     record_files: Option<u32>,
+    dns_upstream: Option<OneOrMany<String>>,
 }
 
 impl Settings {
@@ -110,6 +113,7 @@ impl Settings {
             files: file.record_files,
         };
         let records = flags.records.over(in_file)?;
+        let dns_upstreams = dns_upstreams::of(&OneOrMany::under(flags.dns_upstream, file.dns_upstream))?;
         Ok(Self {
             data,
             control,
@@ -122,6 +126,7 @@ impl Settings {
             max_staleness,
             certificates,
             records,
+            dns_upstreams,
         })
     }
 }

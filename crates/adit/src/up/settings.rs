@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use crate::command_line::{DatabaseUrl, UpFlags, listen_address};
+use crate::dns_upstreams;
 use crate::records::{Outputs, RecordFlags, RetentionKeys};
 
 /// The checked settings: nothing in them is left to be defaulted.
@@ -35,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) records: Outputs,
     /// How long the store keeps them, if it gets any.
     pub(crate) retention: Option<Retention>,
+    /// The resolvers that are asked for names where no rule says otherwise.
+    pub(crate) dns_upstreams: Vec<SocketAddr>,
 }
 
 /// The file's keys: the flags by their long names.
@@ -60,6 +63,7 @@ struct File {
     record_files: Option<u32>,
     record_age: Option<String>,
     record_rows: Option<u64>,
+    dns_upstream: Option<OneOrMany<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -117,6 +121,7 @@ impl Settings {
             retention: flags
                 .retention
                 .over(RetentionKeys { record_age: file.record_age, record_rows: file.record_rows })?,
+            dns_upstreams: dns_upstreams::of(&OneOrMany::under(flags.dns_upstream, file.dns_upstream))?,
         })
     }
 
@@ -294,6 +299,7 @@ mod tests {
         wrong(&["--node", "a b"], "", &["node: expected"]);
         wrong(&["--max-staleness", "soon"], "", &["max-staleness: expected a duration", "soon"]);
         wrong(&[], "max-staleness: 4s\n", &["max-staleness: expected a duration of five seconds or more"]);
+        wrong(&["--dns-upstream", "dns.example"], "", &["dns-upstream: expected ADDRESS", "dns.example"]);
         wrong(&["--certificate", "a.pem"], "", &["certificate-key: expected one key for each certificate"]);
     }
 }

@@ -38,10 +38,10 @@ impl<C: Carrier + Clone> Request<C> {
 }
 
 /// What the application sends.
-struct FromDevice(Rc<Held>);
+pub(super) struct FromDevice(pub(super) Rc<Held>);
 
 /// What the application receives.
-struct ToDevice(Rc<Held>);
+pub(super) struct ToDevice(pub(super) Rc<Held>);
 
 impl ReceivePacket for FromDevice {
     async fn receive(&mut self) -> Result<Option<Packet>, StreamError> {

@@ -163,7 +163,15 @@ const KEYS: [Key; 19] = [
         || json!({ "enabled": false, "fallback_action": "allow" }),
         |value| fixed(value, "enabled", false, "there is no sandbox"),
     ),
-    key("max_ttl_secs", || Value::Null, |value| (!value.is_null()).then_some("DNS is not built")),
+    key(
+        "max_ttl_secs",
+        || Value::Null,
+        |value| {
+            let good =
+                value.is_null() || value.as_u64().is_some_and(|secs| (1..=MAX_TTL_SECS).contains(&secs));
+            (!good).then_some("expected a number of seconds from 1 to 604800")
+        },
+    ),
     key(
         "x_non_http_tls",
         || json!("error"),
@@ -182,6 +190,9 @@ const KEYS: [Key; 19] = [
         |value| (value != false).then_some("sessions are not built"),
     ),
 ];
+
+/// A week: longer than anything that names are published with.
+const MAX_TTL_SECS: u64 = 604_800;
 
 const fn key(name: &'static str, default: fn() -> Value, wrong: fn(&Value) -> Option<&'static str>) -> Key {
     Key { name, default, wrong }
@@ -286,6 +297,7 @@ fn edge_settings(account: AccountId, settings: &Map<String, Value>) -> GatewaySe
         },
         reevaluate: settings["x_reevaluate_on_change"] == true,
         logging: Logging { enabled: settings["activity_log"]["enabled"] != false, ..Logging::default() },
+        max_ttl_secs: settings["max_ttl_secs"].as_u64().and_then(|secs| u32::try_from(secs).ok()),
     }
 }
 

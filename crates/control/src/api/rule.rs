@@ -26,10 +26,10 @@ use super::{Call, shape};
 use crate::permission::{Area, Level};
 
 /// The filters whose rules decide.
-const ENFORCED: [Filter; 2] = [Filter::L4, Filter::Http];
+const ENFORCED: [Filter; 4] = [Filter::Dns, Filter::DnsResolver, Filter::L4, Filter::Http];
 
 /// What an enabled rule says of itself whose filter decides nothing yet.
-const NOT_ENFORCED: &str = "not enforced: this version applies rules of the filters l4 and http only";
+const NOT_ENFORCED: &str = "not enforced: this version applies no rules of the filter egress";
 
 const FILTERS: [&str; 6] = ["id", "name", "action", "filter", "filters", "enabled"];
 const ORDERS: [&str; 4] = ["name", "created_at", "updated_at", "precedence"];
@@ -232,7 +232,7 @@ fn warning(rule: &RuleRow, now: OffsetDateTime) -> Value {
     if warnings.is_empty() { Value::Null } else { warnings.join("; ").into() }
 }
 
-/// Facts that a rule asks and that no flow has yet. It is enforced all the same: it matches as one without the fact.
+/// Facts that a rule asks and that no flow or query has yet. It is enforced all the same: it matches as one without the fact.
 fn missing_facts(content: &RuleContent) -> Option<String> {
     if !content.enabled || !ENFORCED.contains(&content.filter) {
         return None;

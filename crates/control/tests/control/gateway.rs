@@ -49,7 +49,7 @@ async fn what_is_not_built_is_refused_and_nothing_is_stored() {
         ("certificate", json!({ "id": "3a5b3b1e-0f5c-4c3e-8a57-5d9a0a9a3c11" })),
         ("x_egress_enabled", json!(true)),
         ("x_reevaluate_on_change", json!("yes")),
-        ("max_ttl_secs", json!(60)),
+        ("max_ttl_secs", json!(0)),
     ] {
         let body = json!({ "settings": { key: value } });
         let answer = api.patch("gateway/configuration", body).await;

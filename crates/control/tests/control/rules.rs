@@ -5,7 +5,7 @@ use adit_policy::State;
 
 use super::*;
 
-const NOT_ENFORCED: &str = "not enforced: this version applies rules of the filters l4 and http only";
+const NOT_ENFORCED: &str = "not enforced: this version applies no rules of the filter egress";
 
 impl Api {
     /// What is refused of a rule: its status, code and pointer; the message has this part.
@@ -249,7 +249,7 @@ async fn a_put_replaces_all_and_makes_the_next_version() {
     assert_eq!(made.result()["rule_settings"], json!({ "block_reason": "no" }));
     assert_eq!(made.result()["schedule"]["mon"], "08:00-12:30,13:30-17:00");
     assert_eq!(made.result()["schedule"]["tue"], Value::Null);
-    assert_eq!(made.result()["warning_status"], NOT_ENFORCED);
+    assert!(made.text("/result/warning_status").contains("this version knows no identity.email"));
     let path = format!("gateway/rules/{}", made.text("/result/id"));
     let put = api.put(&path, json!({ "name": "b", "action": "allow", "filters": ["l4"] })).await;
     let result = put.result();
@@ -492,4 +492,19 @@ async fn a_list_of_a_thousand_rules_is_one_answer() {
     let listed = api.get("gateway/rules?per_page=10").await;
     assert_eq!(listed.result().as_array().unwrap().len(), 1000);
     assert_eq!(listed.body["result_info"]["total_count"], 1000);
+}
+
+#[tokio::test]
+async fn a_rule_says_whether_anything_applies_it() {
+    let api = Api::new().await;
+    let body = |name: &str, action: &str, settings: Value| json!({ "name": name, "action": action, "enabled": true, "rule_settings": settings });
+    let made = async |body: Value| api.post("gateway/rules", body).await.result()["warning_status"].clone();
+    let egress = body("egress", "egress", json!({ "egress": { "ipv4_fallback": "0.0.0.0" } }));
+    assert_eq!(made(egress).await, NOT_ENFORCED);
+    let resolvers = json!({ "dns_resolvers": { "ipv4": [{ "ip": "192.0.2.53" }] } });
+    assert_eq!(made(body("resolve", "resolve", resolvers)).await, Value::Null);
+    assert_eq!(made(body("safe", "safesearch", json!({}))).await, Value::Null);
+    let mut page = body("block", "block", json!({ "block_page_enabled": true }));
+    page["filters"] = json!(["dns"]);
+    assert_eq!(made(page).await, "rule_settings.block_page_enabled is kept without effect");
 }

@@ -167,6 +167,7 @@ impl Chain {
             management: axum::Router::new(),
             peer: None,
             enrolment: axum::Router::new(),
+            dns_upstreams: Vec::new(),
         };
         let ends = Ends { changes: changes_out, commands: commands_out, records: records_in };
         let edge = Edge::start(config, ends).await.unwrap();

@@ -50,7 +50,7 @@ pub(super) async fn read(
         (text(Part::Traffic)?, text(Part::Identity)?, text(Part::DevicePosture)?);
     let checked = settings::read(fields, filter, action)?;
     networks_exist(call, &checked).await?;
-    remarks.extend(settings::remarks(&checked.settings));
+    remarks.extend(settings::remarks(filter, &checked.settings));
     let schedule = schedule::read(fields, filter)?;
     let expiration = schedule::expiration(fields, filter, before)?;
     lists.sort_unstable();

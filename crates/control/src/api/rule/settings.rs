@@ -297,11 +297,17 @@ fn allow_complete(kept: &Map<String, Value>) -> Result<(), ApiError> {
 }
 
 /// What has no effect although it is kept.
-pub(super) fn remarks(settings: &RuleSettings) -> Vec<String> {
+pub(super) fn remarks(filter: Filter, settings: &RuleSettings) -> Vec<String> {
     let on = |switch: &Option<adit_model::Switch>| {
         switch.as_ref().is_some_and(|switch| switch.enabled == Some(true))
     };
     let without = [
+        // A blocked name is answered with the unspecified address, whatever is set (Gateway semantics, 4.4).
+        ("block_page_enabled", filter == Filter::Dns && settings.block_page_enabled),
+        ("insecure_disable_dnssec_validation", settings.insecure_disable_dnssec_validation),
+        ("ip_categories", settings.ip_categories),
+        ("ip_indicator_feeds", settings.ip_indicator_feeds),
+        ("ignore_cname_category_matches", settings.ignore_cname_category_matches),
         ("payload_log", on(&settings.payload_log)),
         ("forensic_copy", on(&settings.forensic_copy)),
         ("allow_child_bypass", settings.allow_child_bypass),
