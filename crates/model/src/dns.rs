@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
+use crate::gateway::Blocks;
 use crate::id::{AccountId, DeviceId, FlowId, LocationId, RegistrationId, RuleId};
 
 /// All that is known of a query before it is resolved, in the spelling in which rules are asked (policy language, 7.1, D0).
@@ -81,6 +82,25 @@ pub enum DnsDecision {
 }
 
 impl DnsDecision {
+    /// Whether it refuses the query.
+    pub fn blocks(self) -> Blocks {
+        match self {
+            Self::BlockedByQuery | Self::BlockedByAnswer | Self::Refused => Blocks::Yes,
+            Self::Unmatched | Self::Allowed | Self::Overridden => Blocks::No,
+        }
+    }
+
+    /// As the published dataset has it (Gateway semantics, 8: `ResolverDecision`).
+    pub fn published(self) -> &'static str {
+        match self {
+            Self::Unmatched => "allowedOnNoPolicyMatch",
+            Self::Allowed => "allowedRule",
+            Self::BlockedByQuery | Self::BlockedByAnswer => "blockedRule",
+            Self::Overridden => "overrideApplied",
+            Self::Refused => "refused",
+        }
+    }
+
     /// The name in records.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -156,6 +176,8 @@ pub struct DnsRecord {
     pub cached: bool,
     /// The extended error (RFC 8914) that the answer told.
     pub extended_error: Option<u16>,
+    /// Whether records are to leave out who asked.
+    pub redact: bool,
     /// The number of the snapshot that decided.
     pub snapshot: u64,
     /// When it came.

@@ -46,6 +46,7 @@ pub(crate) async fn answer(shared: &Shared, asker: &Asker, bytes: &[u8]) -> Opti
     };
     let found = facts_of(&answer);
     let registration = asker.registration.as_ref();
+    let logging = snapshot.gateway_settings(asker.account).logging;
     let record = DnsRecord {
         id: FlowId::from_uuid(Uuid::new_v4()),
         account: asker.account,
@@ -72,11 +73,14 @@ pub(crate) async fn answer(shared: &Shared, asker: &Asker, bytes: &[u8]) -> Opti
         max_ttl: outcome.max_ttl,
         cached: outcome.cached,
         extended_error: outcome.extended_error.map(ExtendedError::code),
+        redact: logging.redact_pii,
         snapshot: snapshot.number(),
         began,
         lasted: clock.elapsed(),
     };
-    shared.metrics.dns_answered(record.decision, shared.records.dns(record));
+    let decision = record.decision;
+    let wanted = logging.enabled && logging.dns.wants(decision.blocks());
+    shared.metrics.dns_answered(decision, !wanted || shared.records.dns(record));
     Some(encode(&answer, MAX_MESSAGE_BYTES))
 }
 

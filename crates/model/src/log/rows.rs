@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Dataset, LogRecord};
+use crate::dns::{DnsDecision, DnsRecord};
 use crate::flow::{FirstBytes, Refusal};
 use crate::gateway::Blocks;
 use crate::record::{
@@ -14,17 +15,18 @@ use uuid::Uuid;
 
 /// The row of a report, if it is one of a dataset; `id` is to be the row's own.
 pub fn log_record(record: &Record, id: Uuid) -> Option<LogRecord> {
-    let (party, row) = match record {
-        Record::Decision(decision) => (&decision.party, network(decision, id)),
-        Record::Http(http) => (&http.party, self::http(http, id)),
-        Record::Flow(flow) => (&flow.party, session(flow, id)),
+    let (redact, row) = match record {
+        Record::Decision(decision) => (decision.party.redact, network(decision, id)),
+        Record::Http(http) => (http.party.redact, self::http(http, id)),
+        Record::Flow(flow) => (flow.party.redact, session(flow, id)),
+        Record::Dns(query) => (query.redact, dns(query, id)),
         Record::ConnectionOpened(_)
         | Record::ConnectionClosed(_)
         | Record::LocalConfiguration(_)
         | Record::RegistrationSeen(_)
         | Record::Request(_) => return None,
     };
-    Some(if party.redact { row.redacted() } else { row })
+    Some(if redact { row.redacted() } else { row })
 }
 
 fn network(decision: &DecisionRecord, id: Uuid) -> LogRecord {
@@ -41,6 +43,50 @@ fn network(decision: &DecisionRecord, id: Uuid) -> LogRecord {
     row.set("PolicyGeneration", decision.snapshot);
     row.set("DecisionPhase", decision.phase.as_str());
     row
+}
+
+fn dns(query: &DnsRecord, id: Uuid) -> LogRecord {
+    let mut row = LogRecord::new(Dataset::Dns, query.account, query.began, id);
+    row.set("Datetime", query.began);
+    row.set("QueryID", query.id.to_string());
+    row.set("QueryName", query.name.as_str());
+    row.set("QueryNameReversed", query.name.split('.').rev().collect::<Vec<_>>().join("."));
+    row.set("QueryType", query.record_type);
+    row.set("QueryTypeName", query.record_type_name.as_str());
+    row.set("QuerySize", u64::try_from(query.query_bytes).unwrap_or(u64::MAX));
+    row.set("Protocol", query.protocol.as_str());
+    row.set("SrcIP", query.source.ip());
+    row.set("SrcPort", query.source.port());
+    row.set("LocationID", query.location.map(|location| location.to_string()));
+    row.set("DeviceID", query.device.map(|device| device.to_string()));
+    row.set("DeviceName", query.device_name.as_str());
+    row.set("RegistrationID", query.registration.map(|registration| registration.to_string()));
+    row.set("Email", query.user.as_str());
+    row.set("RCode", query.response_code);
+    row.set("ResolverDecision", query.decision.published());
+    for (rule, id, name) in [
+        (&query.rule, "PolicyID", "PolicyName"),
+        (&query.resolver_rule, "ResolverPolicyID", "ResolverPolicyName"),
+    ] {
+        row.set(id, rule.as_ref().map(|rule| rule.id.to_string()));
+        row.set(name, rule.as_ref().map(|rule| rule.name.as_str()));
+    }
+    row.set("ResolvedIPs", texts(&query.addresses));
+    row.set("CNAMEs", query.cnames.clone());
+    row.set("CustomResolverAddress", query.custom_resolver.map(|resolver| resolver.to_string()));
+    row.set("CustomResolveDurationMs", query.custom_resolver_took.map_or(0, millis));
+    row.set("EDEErrors", texts(query.extended_error.as_slice()));
+    row.set("IsResponseCached", query.cached);
+    row.set("UpstreamRecordTTLs", texts(&query.upstream_ttls));
+    row.set("AppliedMaxTTL", u64::from(query.max_ttl.unwrap_or(0)));
+    row.set("ResponseTimeMs", millis(query.lasted));
+    row.set("PolicyGeneration", query.snapshot);
+    row.set("DecisionPhase", if query.decision == DnsDecision::BlockedByAnswer { "D2" } else { "D0" });
+    row
+}
+
+fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
 }
 
 fn http(http: &HttpRecord, id: Uuid) -> LogRecord {
