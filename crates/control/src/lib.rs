@@ -161,11 +161,9 @@ impl Control {
                     .await
             }
             // Log records, which have ways of their own (`adit::records`).
-            Record::Decision(_)
-            | Record::Http(_)
-            | Record::Flow(_)
-            | Record::Request(_)
-            | Record::Dns(_) => Ok(()),
+            Record::Decision(_) | Record::Http(_) | Record::Flow(_) | Record::Request(_) | Record::Dns(_) => {
+                Ok(())
+            }
         };
         if let Err(error) = stored {
             warn!(error = &error as &dyn std::error::Error, "a report was not stored");
