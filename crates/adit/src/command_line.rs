@@ -112,10 +112,11 @@ impl AditCommand {
 }
 
 const ABOUT: &str =
-    "Exit codes of get, create, edit, delete, apply, diff, explain, export and login: 0 done; 1 refused or
-failed for another reason, `adit diff` has found changes, or the flow is not allowed; 2 wrong command line or file; 3 no such
-object; 4 no token, or one that may not do this; 5 conflict; 6 the installation cannot be reached.
-Those of tunnel and access are cloudflared's. NO_COLOR turns colours off.";
+    "Exit codes of get, create, edit, delete, apply, diff, explain, export and login: 0 done; 1 refused
+or failed for another reason, `adit diff` has found changes, or the flow is not allowed; 2 wrong
+command line or file; 3 no such object; 4 no token, or one that may not do this; 5 conflict; 6 the
+installation cannot be reached. Those of tunnel and access are cloudflared's. NO_COLOR turns
+colours off.";
 
 const UP_EXAMPLES: &str = "Examples:
   adit up --data /var/lib/adit --public-host adit.example.com
