@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use adit_inspect::quic::QUIC;
 use adit_model::{
     AccountId, CERTIFICATE_HINT, ExplainFor, ExplainQuestion, ExplainStep, Explained, Filter, FirstBytes,
     FlowFacts, FlowId, NOT_DIALLED, Protocol, Refusal,
@@ -125,16 +126,30 @@ fn route(snapshot: &Snapshot, facts: &FlowFacts) -> ExplainStep {
     }
 }
 
+/// How a client that names a server speaks.
+fn named_by(protocol: Protocol) -> Option<&'static str> {
+    match protocol {
+        Protocol::Tcp => Some("tls"),
+        Protocol::Udp => Some(QUIC),
+        Protocol::Icmp => None,
+    }
+}
+
 /// What the client would say first, as far as whoever asks says it.
 fn first_bytes(question: &ExplainQuestion) -> FirstBytes {
-    match &question.server_name {
-        Some(name) if question.protocol == Protocol::Tcp => FirstBytes {
+    match (&question.server_name, named_by(question.protocol)) {
+        (Some(name), Some(protocol)) => FirstBytes {
             server_name: Some(name.trim_end_matches('.').to_ascii_lowercase()),
-            protocol: Some("tls"),
+            protocol: Some(protocol),
             application_protocols: Vec::new(),
         },
-        Some(_) | None => FirstBytes::default(),
+        (Some(_) | None, _) => FirstBytes::default(),
     }
+}
+
+/// What it would be called to people.
+fn spoken(protocol: Protocol) -> &'static str {
+    if protocol == Protocol::Udp { "QUIC" } else { "TLS" }
 }
 
 /// Step 4 of a flow, and step 6.
@@ -151,12 +166,12 @@ fn decide(
         known = Known::FirstBytes(&first);
         decision = snapshot.decide(facts, known);
         assumed = Some(match (&first.server_name, facts.protocol) {
-            (Some(name), _) => format!("if the client speaks TLS and names {name}"),
-            (None, Protocol::Tcp) => {
+            (Some(name), protocol) => format!("if the client speaks {} and names {name}", spoken(protocol)),
+            (None, Protocol::Tcp | Protocol::Udp) => {
                 "if the client says nothing by which a rule could know it: --server-name says what it names"
                     .to_owned()
             }
-            (None, Protocol::Udp | Protocol::Icmp) => "nothing is recognised in datagrams".to_owned(),
+            (None, Protocol::Icmp) => "nothing is recognised in an echo".to_owned(),
         });
     }
     let never = Decision::Refused { refusal: Refusal::NeverDialled, rule: None };
@@ -199,10 +214,9 @@ async fn permitted(
     permit: Permit,
     steps: &mut Vec<ExplainStep>,
 ) -> Result<(), Refusal> {
-    let judged = if facts.protocol == Protocol::Tcp {
-        inspection(shared, snapshot, facts, question, permit, steps)
-    } else {
-        Ok(())
+    let judged = match named_by(facts.protocol) {
+        Some(protocol) => inspection(shared, snapshot, facts, (question, protocol), permit, steps),
+        None => Ok(()),
     };
     if !question.dial {
         let chosen = shared.connections.choose(permit.tunnel, facts.protocol, &[]).ok();
@@ -274,25 +288,26 @@ fn inspection(
     shared: &Arc<Shared>,
     snapshot: &Snapshot,
     facts: &FlowFacts,
-    question: &ExplainQuestion,
+    (question, protocol): (&ExplainQuestion, &'static str),
     permit: Permit,
     steps: &mut Vec<ExplainStep>,
 ) -> Result<(), Refusal> {
-    let as_tls = FirstBytes { protocol: Some("tls"), ..first_bytes(question) };
+    let as_tls = FirstBytes { protocol: Some(protocol), ..first_bytes(question) };
     let treatment = snapshot.treatment(facts, &as_tls);
+    let speaks = spoken(facts.protocol);
     if snapshot.gateway_settings(facts.account).tls_decrypt {
         tell(snapshot.explain_opening(facts, &as_tls), steps);
     }
     let asks = shared.certificate_requests.seen(facts.account, permit.destination).then_some(true);
     let (verdict, rule, text) = match treatment {
         Treatment::Pass(PassReason::Rule(rule)) => {
-            ("bypassed", Some(rule), format!("TLS passes unopened by the rule {rule}"))
+            ("bypassed", Some(rule), format!("{speaks} passes unopened by the rule {rule}"))
         }
         Treatment::Pass(PassReason::NotAsked) => {
-            ("off", None, "TLS is not opened: tls_decrypt is off".to_owned())
+            ("off", None, format!("{speaks} is not looked into: tls_decrypt is off"))
         }
         Treatment::Pass(PassReason::NotHttp | PassReason::NotRecognised) => {
-            ("not_tls", None, "TLS is not looked for on this port".to_owned())
+            ("not_tls", None, format!("{speaks} is not looked for on this port"))
         }
         Treatment::OpenTls | Treatment::ReadHttp => {
             let hint = if asks == Some(true) { format!("; {CERTIFICATE_HINT}") } else { String::new() };
@@ -302,7 +317,11 @@ fn inspection(
                 format!("if the client speaks TLS, it is opened and its requests are judged{hint}"),
             )
         }
-        Treatment::Refuse => ("refused", None, "TLS is refused".to_owned()),
+        Treatment::Refuse => (
+            "refused",
+            None,
+            format!("if the client speaks {speaks}, the flow is refused: it cannot be opened"),
+        ),
     };
     steps.push(ExplainStep::Inspection {
         verdict: verdict.to_owned(),
@@ -310,5 +329,7 @@ fn inspection(
         asks_for_certificate: asks,
         text,
     });
-    if treatment == Treatment::Refuse { Err(Refusal::Blocked) } else { Ok(()) }
+    // A flow of datagrams is refused only if it is QUIC's, which is known of one whose client names a server.
+    let is_known = facts.protocol == Protocol::Tcp || question.server_name.is_some();
+    if treatment == Treatment::Refuse && is_known { Err(Refusal::Blocked) } else { Ok(()) }
 }

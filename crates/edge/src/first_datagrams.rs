@@ -4,6 +4,8 @@
 //! As with bytes ([`crate::first_bytes`]) the client is told first that it may send. What was looked at is put back, so that
 //! whoever carries the flow passes it on. Other protocols are known not to be QUIC by one datagram, and wait for nothing.
 
+use std::time::Duration;
+
 use adit_inspect::first_bytes::Seen;
 use adit_inspect::quic::Reader;
 use adit_model::{FirstBytes, Refusal};
@@ -16,6 +18,9 @@ use crate::limits::FIRST_BYTES_DEADLINE;
 
 /// Datagrams that are looked at: a hello needs two or three.
 const MAX_DATAGRAMS: usize = 16;
+
+/// For a device to take the reason why its flow ends.
+const TELL_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The device's side of a flow that was told that it may send.
 pub(crate) struct HeldDatagrams<R, W> {
@@ -59,8 +64,12 @@ pub(crate) async fn look_ahead<R: ReadChunk>(receiver: &mut PacketReceiver<R>) -
 
 /// Tells a device that may send why it may not go on, and ends the flow.
 pub(crate) async fn turn_away<R: ReadChunk, W: WriteChunk>(near: &mut DatagramFlow<R, W>, refusal: Refusal) {
-    let told = near.sender.send(Packet::Refusal(refusal.as_str().to_owned())).await;
-    if told.is_err() || near.sender.finish().await.is_err() {
+    let telling = async {
+        near.sender.send(Packet::Refusal(refusal.as_str().to_owned())).await?;
+        near.sender.finish().await
+    };
+    // A device that takes nothing is not waited for.
+    if !matches!(tokio::time::timeout(TELL_DEADLINE, telling).await, Ok(Ok(()))) {
         near.sender.reset();
     }
     near.receiver.stop();

@@ -170,32 +170,41 @@ async fn decided<A: Asked>(
         return carried_out(way, decision, asked, outcome).await;
     }
     let cut = way.session.flow_token();
-    // Boxed: a flow that is held is rare, and its future would make every flow's as large.
     match way.facts.protocol {
-        Protocol::Tcp => match cut.run_until_cancelled(hold(asked)).await {
-            Some(Some((first, held))) => {
-                let decision = decide_later(way, &snapshot, first, outcome);
-                drop(snapshot);
-                Box::pin(carried_out(way, decision, held, outcome)).await
-            }
-            Some(None) => FlowEnd::ResetByDevice,
-            None => end_of(way.session.why()),
-        },
-        Protocol::Udp => match cut.run_until_cancelled(hold_datagrams(asked)).await {
-            Some(Some((first, held))) => {
-                let decision = decide_later(way, &snapshot, first, outcome);
-                drop(snapshot);
-                Box::pin(carried_out(way, decision, held, outcome)).await
-            }
-            Some(None) => FlowEnd::ResetByDevice,
-            None => end_of(way.session.why()),
-        },
+        Protocol::Tcp => {
+            let held = cut.run_until_cancelled(hold(asked)).await.ok_or_else(|| end_of(way.session.why()));
+            held_on(way, snapshot, held, outcome).await
+        }
+        Protocol::Udp => {
+            let held = cut.run_until_cancelled(hold_datagrams(asked)).await;
+            let held = held.ok_or_else(|| end_of(way.session.why()));
+            held_on(way, snapshot, held, outcome).await
+        }
         Protocol::Icmp => {
             // Nothing is recognised in an echo.
             let decision = decide_later(way, &snapshot, FirstBytes::default(), outcome);
             drop(snapshot);
             carried_out(way, decision, asked, outcome).await
         }
+    }
+}
+
+/// Goes on with a flow that was held, unless its device has gone, or it was cut, and ended so.
+async fn held_on<H: Asked>(
+    way: Way<'_>,
+    snapshot: Arc<Snapshot>,
+    held: Result<Option<(FirstBytes, H)>, FlowEnd>,
+    outcome: &mut Outcome,
+) -> FlowEnd {
+    match held {
+        Ok(Some((first, held))) => {
+            let decision = decide_later(way, &snapshot, first, outcome);
+            drop(snapshot);
+            // Boxed: a flow that is held is rare, and its future would make every flow's as large.
+            Box::pin(carried_out(way, decision, held, outcome)).await
+        }
+        Ok(None) => FlowEnd::ResetByDevice,
+        Err(end) => end,
     }
 }
 
@@ -449,7 +458,7 @@ async fn looked_at<A: Asked>(
         }
     };
     let treatment = way.shared.snapshots.current().treatment(way.facts, &first);
-    outcome.inspection = first.protocol.map(|_| inspection::record(treatment, &first));
+    outcome.inspection = Some(inspection::record(treatment, &first));
     let end = match treatment {
         Treatment::Pass(_) => exchanged(near, far, ended, outcome).await,
         Treatment::Refuse | Treatment::OpenTls | Treatment::ReadHttp => {

@@ -34,7 +34,7 @@ async fn explain(chain: &Chain, args: &[&str]) -> (bool, String) {
     run(chain.adit(&chain.world.laptop), &[args, &["--state", &state]].concat()).await
 }
 
-async fn explained(chain: &Chain, args: &[&str]) -> Value {
+pub(crate) async fn explained(chain: &Chain, args: &[&str]) -> Value {
     let (allowed, printed) = explain(chain, &[args, &["--output", "json"]].concat()).await;
     let explained: Value = serde_json::from_str(&printed).unwrap();
     assert_eq!(explained["allowed"], allowed, "the exit code says the same: {explained}");

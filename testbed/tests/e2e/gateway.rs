@@ -11,6 +11,8 @@ use adit_testbed::origin::{self, Origin};
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::records::records;
+
 const PORT: u16 = 9000;
 /// A change is enforced on every node within two seconds (design, section 6); this is for a slow machine.
 pub(crate) const ENFORCED: Duration = Duration::from_secs(10);
@@ -139,6 +141,12 @@ async fn a_block_rule_cuts_what_is_open_within_seconds_unless_the_account_leaves
     eprintln!("cut after {} ms", began.elapsed().as_millis());
     assert!(line.contains(&id), "the record names the rule: {line}");
     assert!(origin::check_echo(&mut cut, b"no more").await.is_err());
+    let query = format!("destination_ip={}&policy_id={id}", v4.ip());
+    soon("recorded", async || {
+        let found = records(&chain, "zero_trust_network_sessions", &query).await;
+        found.iter().any(|row| row["EndReason"] == "cut-by-rule" && row["Action"] == "block")
+    })
+    .await;
     origin::check_echo(&mut stays, b"still here").await.unwrap();
 
     let leave = json!({ "settings": { "x_reevaluate_on_change": false } });

@@ -11,6 +11,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
 
+use crate::explain::explained;
 use crate::gateway::{ENFORCED, soon};
 
 const PORT: u16 = 9443;
@@ -77,6 +78,12 @@ async fn reaches(chain: &Chain, trusted: &CertificateDer<'static>, to: SocketAdd
     connected.is_ok()
 }
 
+/// Whether `adit explain` says the same.
+async fn explained_as_allowed(chain: &Chain, to: SocketAddr, name: &str) -> bool {
+    let arguments = [&to.to_string(), "--protocol", "udp", "--server-name", name];
+    explained(chain, &arguments).await["allowed"] == true
+}
+
 async fn made(chain: &Chain, rule: &serde_json::Value) -> String {
     let made = chain.call(Method::POST, "gateway/rules", Some(rule)).await.unwrap();
     assert_eq!(made["warning_status"], serde_json::Value::Null, "{made}");
@@ -106,6 +113,8 @@ async fn a_rule_on_a_name_sees_quic_and_opened_tls_has_no_way_round_it() {
     for to in addresses {
         soon("blocked by its name", async || !reaches(&chain, &trusted, to, secret).await).await;
         assert!(reaches(&chain, &trusted, to, open).await, "{to}");
+        assert!(!explained_as_allowed(&chain, to, secret).await, "{to}");
+        assert!(explained_as_allowed(&chain, to, open).await, "{to}");
     }
     let line = edge.wait_for_line_after(mark, "end=\"blocked\"", ENFORCED).await.unwrap();
     assert!(line.contains(&rule), "the record names the rule: {line}");
@@ -127,5 +136,7 @@ async fn a_rule_on_a_name_sees_quic_and_opened_tls_has_no_way_round_it() {
     for to in addresses {
         soon("left alone", async || reaches(&chain, &trusted, to, open).await).await;
         assert!(!reaches(&chain, &trusted, to, secret).await, "only what the rule names passes");
+        assert!(!explained_as_allowed(&chain, to, secret).await, "{to}");
+        assert!(explained_as_allowed(&chain, to, open).await, "{to}");
     }
 }

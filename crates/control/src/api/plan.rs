@@ -300,7 +300,7 @@ impl Flow {
         let port =
             fields.get("DestinationPort").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
         let virtual_network = text("VirtualNetworkID").and_then(|id| id.parse().ok()).ok_or(DAMAGED)?;
-        // Rules or inspection waited for it, or nothing is recognised in datagrams: then what is not there was not said.
+        // Rules or inspection waited for it, or nothing is recognised in an echo: then what is not there was not said.
         let was_read = text("DecisionPhase") == Some("N1") || text("Inspection").is_some();
         let first = FirstBytes {
             server_name: text("SNI").map(str::to_owned),
@@ -316,7 +316,7 @@ impl Flow {
             source,
             destination: (address, port.unwrap_or_default()).into(),
         };
-        Ok(Self { facts, first: (was_read || protocol != Protocol::Tcp).then_some(first) })
+        Ok(Self { facts, first: (was_read || protocol == Protocol::Icmp).then_some(first) })
     }
 
     /// What becomes of it; none if that depends on what is not known.
@@ -337,13 +337,15 @@ impl Flow {
                 let effect =
                     elsewhere.map_or_else(|| "allow".to_owned(), |dialled| format!("dial {dialled} instead"));
                 let opens =
-                    snapshot.gateway_settings(facts.account).tls_decrypt && facts.protocol == Protocol::Tcp;
+                    snapshot.gateway_settings(facts.account).tls_decrypt && facts.protocol != Protocol::Icmp;
                 if !opens {
                     return Some(Outcome { effect, rule });
                 }
                 match snapshot.treatment(facts, self.first.as_ref()?) {
                     Treatment::OpenTls => Some(Outcome { effect: effect + ", TLS opened", rule }),
-                    Treatment::Refuse => Some(Outcome { effect: "block: TLS without HTTP".into(), rule }),
+                    Treatment::Refuse => {
+                        Some(Outcome { effect: "block: TLS that cannot be opened".into(), rule })
+                    }
                     Treatment::Pass(PassReason::Rule(off)) => {
                         let effect = effect + ", TLS passes unopened";
                         Some(Outcome { effect, rule: named(Filter::Http, off) })
@@ -362,7 +364,8 @@ impl Flow {
 
 /// A protocol by the name that rules know it by, as it is recognised.
 fn known_protocol(name: &str) -> Option<&'static str> {
-    const KNOWN: [&str; 15] = [
+    const KNOWN: [&str; 16] = [
+        "quic",
         "http",
         "http2",
         "ssh",

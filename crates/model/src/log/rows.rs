@@ -144,7 +144,8 @@ fn session(flow: &FlowRecord, id: Uuid) -> LogRecord {
     row.set("RuleEvaluationDurationMs", millis(flow.evaluated_for));
     row.set("DurationMs", millis(flow.lasted));
     if let Some(phase) = flow.phase {
-        let blocks = if flow.end == FlowEnd::Refused(Refusal::Blocked) { Blocks::Yes } else { Blocks::No };
+        let blocked = matches!(flow.end, FlowEnd::Refused(Refusal::Blocked) | FlowEnd::CutByRule);
+        let blocks = if blocked { Blocks::Yes } else { Blocks::No };
         row.set("Action", action(flow.rule.as_ref(), blocks));
         row.set("DecisionPhase", phase.as_str());
     }
