@@ -1,8 +1,9 @@
 //! The resolvers that an edge asks: those of `--dns-upstream`, or those of this machine.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 
+use adit_wire::dns::{nameservers, resolver};
 use anyhow::bail;
 
 /// The resolvers that were given, or else those of this machine.
@@ -14,29 +15,20 @@ pub(crate) fn of(given: &[String]) -> anyhow::Result<Vec<SocketAddr>> {
 }
 
 fn parse(text: &str) -> anyhow::Result<SocketAddr> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
-    }
-    match text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-        Ok(address) => Ok(SocketAddr::new(address, PORT)),
-        Err(_) => bail!(
+    let Some(resolver) = resolver(text) else {
+        bail!(
             "dns-upstream: expected ADDRESS or ADDRESS:PORT, such as 9.9.9.9 or [2620:fe::fe]:53, not {text:?}"
-        ),
-    }
+        );
+    };
+    Ok(resolver)
 }
 
 /// None where there is no such file: names are then resolved by the resolvers of rules only.
 fn of_machine(path: &Path) -> Vec<SocketAddr> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    let resolvers = text.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        words.next().filter(|word| *word == "nameserver")?;
-        words.next()?.parse().ok().map(|address| SocketAddr::new(address, PORT))
-    });
-    resolvers.take(MAX_OF_MACHINE).collect()
+    nameservers(&text).take(MAX_OF_MACHINE).collect()
 }
 
-const PORT: u16 = 53;
 /// What a C library takes of such a file.
 const MAX_OF_MACHINE: usize = 3;
 

@@ -90,11 +90,8 @@ impl FromStr for Fallback {
         if name.len() > 253 || !name.split('.').all(label) {
             return Err(FallbackError::Suffix(suffix.to_owned()));
         }
-        let resolver = resolver.map(|text| {
-            let bare = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-            let address = bare.map(|address| SocketAddr::new(address, PORT));
-            address.or_else(|_| text.parse()).map_err(|_| FallbackError::Resolver(text.to_owned()))
-        });
+        let resolver =
+            resolver.map(|text| dns::resolver(text).ok_or_else(|| FallbackError::Resolver(text.to_owned())));
         Ok(Self { suffix: name, resolver: resolver.transpose()? })
     }
 }

@@ -160,6 +160,8 @@ pub struct ConnectorConfig {
     pub own_max_active_flows: Option<u32>,
     /// What this connector may dial at all.
     pub allow_networks: AllowNetworks,
+    /// Who is asked what names stand for; none are this host's own resolvers.
+    pub resolvers: Vec<SocketAddr>,
     /// Headers that every request to an origin gets beside the connector's id.
     pub tags: Vec<(HeaderName, HeaderValue)>,
     /// The connector's name, for people.
@@ -236,6 +238,7 @@ impl ConnectorConfig {
             warp_routing,
             own_max_active_flows,
             allow_networks: allow_networks(said)?,
+            resolvers: resolvers(said)?,
             tags: tags(said)?,
             label: said.owned("label"),
             ingress,
@@ -353,6 +356,21 @@ fn allow_networks(said: Said<'_>) -> Result<AllowNetworks, ConfigError> {
         (None, Some(of_file)) => Ok(of_file.clone()),
         (None, None) => Ok(AllowNetworks::default()),
     }
+}
+
+/// `ADDRESS:PORT` each, or an address on the port of DNS.
+fn resolvers(said: Said<'_>) -> Result<Vec<SocketAddr>, ConfigError> {
+    let Some((texts, origin)) = said.texts("dns-resolver-addrs") else { return Ok(Vec::new()) };
+    let resolver = |text: &String| {
+        adit_wire::dns::resolver(text).ok_or_else(|| {
+            let found = error::shortened(text);
+            ConfigError::new(
+                origin.clone(),
+                format!("expected ADDRESS:PORT of a resolver, such as 192.0.2.53:53, found {found:?}"),
+            )
+        })
+    };
+    texts.iter().map(resolver).collect()
 }
 
 /// `KEY=VALUE` each, as headers (contract, 3.2).

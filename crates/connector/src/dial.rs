@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::config::WarpRouting;
 use crate::process::Process;
+use crate::resolver;
 
 /// Why nothing was dialled, or not successfully.
 #[derive(Debug)]
@@ -20,12 +21,11 @@ pub(crate) struct NotDialled {
 
 /// Dials `destination`, an address with a port. Names are not resolved: what a name means is the edge's to decide.
 pub(crate) async fn dial(process: &Process, destination: &str) -> Result<TcpStream, NotDialled> {
-    let address = parse(destination)?;
+    let address = resolver::dialled(process, Protocol::Tcp, parse(destination)?)?;
     let failed = |refusal, why: &str| NotDialled {
         refusal,
         text: format!("unable to dial tcp to origin {address}: {why}"),
     };
-    process.check(Protocol::Tcp, address)?;
     let WarpRouting { connect_timeout, tcp_keep_alive, .. } = process.configuration().warp_routing;
     let dialled = tokio::time::timeout(connect_timeout, TcpStream::connect(address)).await;
     let stream = match dialled {

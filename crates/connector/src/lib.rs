@@ -21,6 +21,7 @@ mod local;
 mod metrics;
 mod process;
 mod quic_request;
+mod resolver;
 mod selection;
 mod sessions;
 mod udp;

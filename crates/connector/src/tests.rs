@@ -164,6 +164,7 @@ impl Edge {
             },
             own_max_active_flows: None,
             allow_networks: config::AllowNetworks::default(),
+            resolvers: Vec::new(),
             tags: Vec::new(),
             label: None,
             ingress: Arc::new(ingress::Rules::none()),

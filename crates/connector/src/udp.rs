@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::dial::{self, NotDialled};
 use crate::process::Process;
+use crate::resolver;
 
 /// From the destination.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ pub(crate) async fn connect_to(
 ) -> Result<(UdpReceiver, UdpSender), NotDialled> {
     // An IPv4 address in IPv6 spelling is dialled as IPv4.
     let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
-    process.check(Protocol::Udp, destination)?;
+    let destination = resolver::dialled(process, Protocol::Udp, destination)?;
     let any: IpAddr = match destination {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

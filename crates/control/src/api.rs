@@ -18,6 +18,7 @@ mod device;
 pub(crate) mod envelope;
 mod explain;
 mod gateway;
+mod hostname_route;
 mod ingress;
 mod list;
 mod logging;

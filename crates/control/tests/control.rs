@@ -17,6 +17,8 @@ mod concurrency;
 mod device;
 #[path = "control/gateway.rs"]
 mod gateway;
+#[path = "control/hostname_routes.rs"]
+mod hostname_routes;
 #[path = "control/http_rules.rs"]
 mod http_rules;
 #[path = "control/ingress.rs"]
@@ -74,9 +76,13 @@ struct Answer {
 
 impl Api {
     async fn new() -> Self {
+        Self::with(Settings::default()).await
+    }
+
+    async fn with(settings: Settings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).await.unwrap();
-        let control = Control::new(store, Settings::default()).await.unwrap();
+        let control = Control::new(store, settings).await.unwrap();
         let token = std::fs::read_to_string(dir.path().join("admin-token")).unwrap().trim().to_owned();
         let router = api::router(control.clone());
         Self { control, router, token, dir }

@@ -11,7 +11,7 @@ mod quic;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use adit_model::{DnsProtocol, FlowFacts, Protocol, Record, Refusal, Registration, RegistrationSeen};
 use adit_transport::WriteChunk;
@@ -23,7 +23,9 @@ use crate::Shared;
 use crate::dns::{self, Asker};
 use crate::flow::{Asked, Flow, carry};
 use crate::limits::MAX_FLOWS_PER_DEVICE;
+use crate::named::destination_of;
 use crate::sessions::{Cut, Session, TooManySessions};
+use crate::synthetic;
 
 pub(crate) use http2::serve as serve_http2;
 pub(crate) use quic::QuicListener;
@@ -91,6 +93,9 @@ impl Device {
             self.resolve(destination, asked).await;
             return drop(open);
         }
+        let (synthetic, now) = (destination.ip().to_canonical(), destination);
+        let (destination, named) = destination_of(&self.shared, &self.registration, self.peer, now).await;
+        let is_named = named.is_some();
         let flow = Flow {
             facts: FlowFacts {
                 account,
@@ -100,12 +105,16 @@ impl Device {
                 protocol,
                 source: self.peer.ip().to_canonical(),
                 destination,
+                named,
             },
             user: Arc::clone(&self.user),
             session: Arc::clone(&self.session),
             asked,
         };
         carry(Arc::clone(&self.shared), flow).await;
+        if is_named {
+            self.shared.synthetic.used(self.registration.id, synthetic, Instant::now());
+        }
         drop(open);
     }
 
@@ -203,7 +212,13 @@ impl Device {
     fn networks(&self) -> Vec<adit_model::Cidr> {
         let snapshot = self.shared.snapshots.current();
         let network = snapshot.default_network(self.registration.account);
-        network.map(|network| snapshot.networks(network)).unwrap_or_default()
+        let mut networks = network.map(|network| snapshot.networks(network)).unwrap_or_default();
+        if snapshot.has_hostname_routes(self.registration.account) {
+            networks.extend(synthetic::networks());
+            networks.sort_unstable();
+            networks.dedup();
+        }
+        networks
     }
 }
 

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use adit_model::{AccountId, DnsProtocol, LocationId, Registration};
 use adit_wire::dns::{PORT, RESOLVER_V4, RESOLVER_V6};
 
+pub(crate) use query::address_of;
 pub(crate) use stream::serve;
 
 use cache::Cache;

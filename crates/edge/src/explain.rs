@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::Shared;
 use crate::dial::{NotDialled, Order, Reach, Via, dial, dial_datagrams};
+use crate::named::destination_of;
 
 /// Destinations that asked for a client certificate lately.
 #[derive(Debug, Default)]
@@ -58,14 +59,18 @@ pub(crate) async fn explain_for(
     let registration = snapshot.registration_of_device(account, whose.device)?;
     let virtual_network = snapshot.default_network(account)?;
     let unknown = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+    let address = whose.source.unwrap_or(unknown).to_canonical();
+    let (destination, named) =
+        destination_of(shared, registration, (address, 0).into(), question.destination).await;
     let facts = FlowFacts {
         account,
         registration: registration.id,
         device: registration.device,
         virtual_network,
         protocol: question.protocol,
-        source: whose.source.unwrap_or(unknown).to_canonical(),
-        destination: question.destination,
+        source: address,
+        destination,
+        named,
     };
     let source = whose.source.is_some();
     Some(explain(shared, facts, question, if source { Source::Known } else { Source::Unknown }).await)
@@ -115,12 +120,19 @@ fn device(snapshot: &Snapshot, facts: &FlowFacts, source: Source) -> ExplainStep
 }
 
 fn route(snapshot: &Snapshot, facts: &FlowFacts) -> ExplainStep {
-    let route = snapshot.route(facts.virtual_network, facts.destination.ip().to_canonical());
-    let route = route.filter(|route| route.account == facts.account);
-    let tunnel = route.map(|route| route.tunnel);
+    let by_name = facts.named.as_ref().map(|named| snapshot.hostname_route(facts.account, &named.name));
+    let by_address = || {
+        let route = snapshot.route(facts.virtual_network, facts.destination.ip().to_canonical());
+        route.filter(|route| route.account == facts.account).map(|route| (route.network, route.tunnel))
+    };
+    let (network, tunnel) = match by_name {
+        Some(route) => (None, route.map(|route| route.tunnel)),
+        None => by_address().unzip(),
+    };
     ExplainStep::Route {
         virtual_network: facts.virtual_network,
-        network: route.map(|route| route.network),
+        network,
+        named: facts.named.as_ref().map(|named| (named.name.clone(), named.synthetic)),
         tunnel,
         tunnel_name: tunnel.and_then(|tunnel| snapshot.tunnel(tunnel)).map(|tunnel| tunnel.name.clone()),
     }

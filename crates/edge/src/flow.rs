@@ -146,6 +146,7 @@ fn party(snapshot: &Snapshot, facts: &FlowFacts, flow: FlowId, user: &str, loggi
         virtual_network: facts.virtual_network,
         protocol: facts.protocol,
         destination: facts.destination,
+        named: facts.named.clone(),
         redact: logging.redact_pii,
     })
 }

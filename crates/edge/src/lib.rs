@@ -29,12 +29,14 @@ mod inspection;
 mod kept;
 mod limits;
 mod metrics;
+mod named;
 mod peer;
 mod pulse;
 mod record;
 mod reevaluation;
 mod sessions;
 mod snapshots;
+mod synthetic;
 mod tunnel;
 
 #[cfg(test)]
@@ -82,6 +84,8 @@ pub(crate) struct Shared {
     pub(crate) certificate_requests: explain::CertificateRequests,
     /// The resolver.
     pub(crate) dns: dns::Dns,
+    /// Addresses that stand for names.
+    pub(crate) synthetic: synthetic::Synthetic,
     /// Public host names in use.
     pub(crate) hostnames: Arc<Hostnames>,
     pub(crate) records: record::Recorder,
@@ -153,6 +157,7 @@ impl Edge {
             leaves: inspection::Leaves::new(config.inspection),
             certificate_requests: explain::CertificateRequests::default(),
             dns: dns::Dns::new(config.dns_upstreams),
+            synthetic: synthetic::Synthetic::new(std::time::Instant::now()),
             hostnames: Arc::new(Hostnames::new(config.certificates)),
             records: record::Recorder::new(ends.records),
             tasks: TaskTracker::new(),

@@ -197,6 +197,7 @@ mod tests {
             protocol: Protocol::Tcp,
             source: "198.51.100.7".parse().unwrap(),
             destination: "10.0.0.1:6443".parse().unwrap(),
+            named: None,
         };
         let first = first.map(|name| FirstBytes { server_name: Some(name.into()), ..FirstBytes::default() });
         let (flows, cut) = (OpenFlows::default(), CancellationToken::new());

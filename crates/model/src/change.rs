@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::Cidr;
 use crate::gateway::GatewaySettings;
-use crate::hostname::PublicHostname;
+use crate::hostname::{HostnamePattern, PublicHostname};
 use crate::id::{
     AccountId, ConnectorId, DeviceId, ListId, NodeId, RegistrationId, RouteId, RuleId, ServiceTokenId,
     TunnelId, VirtualNetworkId,
@@ -62,6 +62,19 @@ pub struct Route {
     /// The destinations.
     pub network: Cidr,
     /// The tunnel that leads there.
+    pub tunnel: TunnelId,
+}
+
+/// Names behind a tunnel, for an account's devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostnameRoute {
+    /// Its id.
+    pub id: RouteId,
+    /// Its account. No two of an account's have the same names.
+    pub account: AccountId,
+    /// The names.
+    pub hostname: HostnamePattern,
+    /// The tunnel that leads there, and whose connectors know what the names stand for.
     pub tunnel: TunnelId,
 }
 
@@ -145,6 +158,13 @@ pub enum Change {
     RoutePut(Route),
     /// A route is gone.
     RouteRemoved {
+        /// Which.
+        id: RouteId,
+    },
+    /// A hostname route is new or has other content.
+    HostnameRoutePut(HostnameRoute),
+    /// A hostname route is gone.
+    HostnameRouteRemoved {
         /// Which.
         id: RouteId,
     },

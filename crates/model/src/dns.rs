@@ -164,8 +164,10 @@ pub struct DnsRecord {
     pub custom_resolver: Option<SocketAddr>,
     /// How long that took.
     pub custom_resolver_took: Option<Duration>,
-    /// The addresses in the answer.
+    /// The addresses that the name has.
     pub addresses: Vec<IpAddr>,
+    /// What the answer held in their place, if the name is one of a hostname route.
+    pub synthetic: Vec<IpAddr>,
     /// The names that the name stands for.
     pub cnames: Vec<String>,
     /// How long each record of the resolver's answer may be kept, in seconds.

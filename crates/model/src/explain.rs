@@ -79,8 +79,11 @@ pub enum ExplainStep {
     Route {
         /// The virtual network in which it was looked up.
         virtual_network: VirtualNetworkId,
-        /// The longest prefix that holds it, if one does.
+        /// The longest prefix that holds it, if one does and no name led there.
         network: Option<Cidr>,
+        /// The name that led there instead, and the address that stood for it on the device.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        named: Option<(String, IpAddr)>,
         /// The tunnel that leads there.
         tunnel: Option<TunnelId>,
         /// The tunnel's name.
@@ -202,11 +205,19 @@ impl fmt::Display for ExplainStep {
                     None => write!(f, "; where it is, is not known"),
                 }
             }
-            Self::Route { virtual_network, network: None, .. } => {
+            Self::Route { virtual_network, network: None, named: None, .. } => {
                 write!(f, "route       none in the virtual network {virtual_network}")
             }
-            Self::Route { virtual_network, network: Some(network), tunnel, tunnel_name } => {
-                write!(f, "route       {network} in the virtual network {virtual_network}, tunnel ")?;
+            Self::Route { virtual_network, network, named, tunnel, tunnel_name } => {
+                match (named, network) {
+                    (Some((name, synthetic)), _) => {
+                        write!(f, "route       of the name {name}, for which {synthetic} stands, tunnel ")?;
+                    }
+                    (None, network) => {
+                        let network = network.map(|network| network.to_string()).unwrap_or_default();
+                        write!(f, "route       {network} in the virtual network {virtual_network}, tunnel ")?;
+                    }
+                }
                 match (tunnel_name, tunnel) {
                     (Some(name), Some(tunnel)) => write!(f, "{name} ({tunnel})"),
                     (None, Some(tunnel)) => write!(f, "{tunnel}"),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +81,17 @@ pub struct FlowFacts {
     pub source: IpAddr,
     /// Where to.
     pub destination: SocketAddr,
+    /// The name that the device asked for, if its destination was given to it for a name.
+    pub named: Option<Arc<Named>>,
+}
+
+/// A destination that stands for a name of a hostname route (Gateway semantics, 4.5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The name, in lower case and without a trailing dot.
+    pub name: String,
+    /// What the device was told to be the name's address, and sends to.
+    pub synthetic: IpAddr,
 }
 
 /// What the first bytes of a flow's client say, as far as rules may ask.

@@ -22,8 +22,8 @@ mod secret;
 
 pub use address::{Cidr, CidrError, NeverDialled, never_dialled};
 pub use change::{
-    Change, ChangeBatch, Command, Hostname, Lease, Node, Registration, Route, Tunnel, TunnelConfiguration,
-    VirtualNetwork,
+    Change, ChangeBatch, Command, Hostname, HostnameRoute, Lease, Node, Registration, Route, Tunnel,
+    TunnelConfiguration, VirtualNetwork,
 };
 pub use dns::{AnswerFacts, DecidingRule, DnsDecision, DnsProtocol, DnsRecord, QueryFacts};
 pub use duration::{GoDuration, NotADuration};
@@ -31,9 +31,9 @@ pub use explain::{
     ExplainFor, ExplainQuestion, ExplainStep, Explained, ExplainedFinding, ExplainedRule,
     MAX_SERVER_NAME_BYTES, NOT_DIALLED,
 };
-pub use flow::{FirstBytes, FlowFacts, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
+pub use flow::{FirstBytes, FlowFacts, Named, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
 pub use gateway::{Blocks, GatewaySettings, InspectionMode, Logging, NonHttpTls, RuleLogging};
-pub use hostname::{HostnameError, PublicHostname};
+pub use hostname::{HostnameError, HostnamePattern, PublicHostname};
 pub use http::{RequestFacts, ResponseFacts};
 pub use id::{
     AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, ListId, LocationId,

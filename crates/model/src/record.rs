@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::dns::DnsRecord;
-use crate::flow::{FirstBytes, Protocol, Refusal};
+use crate::flow::{FirstBytes, Named, Protocol, Refusal};
 use crate::gateway::Blocks;
 use crate::hostname::PublicHostname;
 use crate::id::{
@@ -122,6 +122,8 @@ pub struct Party {
     pub protocol: Protocol,
     /// Where to.
     pub destination: SocketAddr,
+    /// The name that stands for it, if the device asked for one of a hostname route.
+    pub named: Option<Arc<Named>>,
     /// Whether records leave out what is personal.
     pub redact: bool,
 }

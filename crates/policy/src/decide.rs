@@ -29,7 +29,7 @@ pub enum Decision {
 pub struct Permit {
     /// The rule that decided, if one did.
     pub rule: Option<RuleId>,
-    /// The route: the longest prefix that holds the destination.
+    /// The route: the longest prefix that holds the destination, or that of the name for which the destination stands.
     pub route: RouteId,
     /// The route's tunnel, of the same account.
     pub tunnel: TunnelId,
@@ -97,6 +97,18 @@ impl Snapshot {
     }
 
     fn routed(&self, facts: &FlowFacts, destination: SocketAddr, rule: Option<RuleId>) -> Decision {
+        // A name leads where its route says, and not where another has the same address. What a rule puts in the place of
+        // the address is no longer the name's.
+        if let Some(named) = &facts.named
+            && destination.ip() == facts.destination.ip()
+        {
+            return match self.hostname_route(facts.account, &named.name) {
+                Some(route) => {
+                    Decision::Permitted(Permit { rule, route: route.id, tunnel: route.tunnel, destination })
+                }
+                None => Decision::Refused { refusal: Refusal::Unroutable, rule },
+            };
+        }
         match self.route(facts.virtual_network, destination.ip().to_canonical()) {
             // A tunnel serves only flows of its own account, whatever its routes say (design, section 4).
             Some(route) if route.account == facts.account && self.serves(route.tunnel, facts.account) => {

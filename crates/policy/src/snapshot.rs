@@ -1,12 +1,13 @@
 //! All that a decision needs, compiled, immutable and numbered.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_model::{
-    AccountId, Cidr, DeviceId, DeviceKey, Filter, GatewaySettings, Hostname, ListId, Node, NodeId, NodeKey,
-    PublicHostname, Registration, RegistrationId, Route, RuleId, RuleName, SecretHash, Tunnel,
-    TunnelConfiguration, TunnelId, VirtualNetworkId, never_dialled,
+    AccountId, Cidr, DeviceId, DeviceKey, Filter, GatewaySettings, Hostname, HostnamePattern, HostnameRoute,
+    ListId, Node, NodeId, NodeKey, PublicHostname, Registration, RegistrationId, Route, RuleId, RuleName,
+    SecretHash, Tunnel, TunnelConfiguration, TunnelId, VirtualNetworkId, never_dialled,
 };
 use ipnet::IpNet;
 
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub(crate) default_networks: SharedMap<AccountId, VirtualNetworkId>,
     pub(crate) configurations: SharedMap<TunnelId, Arc<TunnelConfiguration>>,
     pub(crate) hostnames: SharedMap<PublicHostname, Arc<Hostname>>,
+    /// By the names as they are written.
+    pub(crate) hostname_routes: SharedMap<AccountId, Arc<HashMap<String, HostnameRoute>>>,
     pub(crate) nodes: SharedMap<NodeId, Arc<Node>>,
     /// Which nodes hold connections of a tunnel.
     pub(crate) leases: SharedMap<TunnelId, Arc<[NodeId]>>,
@@ -148,6 +151,25 @@ impl Snapshot {
     pub fn hostname(&self, name: &str) -> Option<&Arc<Hostname>> {
         let name: PublicHostname = name.parse().ok()?;
         self.hostnames.get(&name).filter(|hostname| self.serves(hostname.tunnel, hostname.account))
+    }
+
+    /// The hostname route of a name in lower case without a trailing dot: its own, or the closest above it. One whose tunnel
+    /// is gone leads nowhere, and no other in its place.
+    pub fn hostname_route(&self, account: AccountId, name: &str) -> Option<&HostnameRoute> {
+        let routes = self.hostname_routes.get(&account)?;
+        let found = HostnamePattern::holding(name).find_map(|pattern| routes.get(&pattern))?;
+        self.serves(found.tunnel, account).then_some(found)
+    }
+
+    /// The names that hostname routes of an account have as they are, without those that stand for others.
+    pub fn exact_names(&self, account: AccountId) -> impl Iterator<Item = &str> {
+        let routes = self.hostname_routes.get(&account);
+        routes.into_iter().flat_map(|routes| routes.values()).filter_map(|route| route.hostname.exact())
+    }
+
+    /// Whether an account has any hostname routes.
+    pub fn has_hostname_routes(&self, account: AccountId) -> bool {
+        self.hostname_routes.get(&account).is_some_and(|routes| !routes.is_empty())
     }
 
     /// The nodes that hold connections of this tunnel, as far as it is known here.

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use adit_model::{
-    Change, ChangeBatch, Hostname, Lease, NodeId, Registration, RegistrationId, Route, RouteId, Tunnel,
-    TunnelConfiguration, TunnelId, VirtualNetwork, VirtualNetworkId,
+    AccountId, Change, ChangeBatch, Hostname, HostnameRoute, Lease, NodeId, Registration, RegistrationId,
+    Route, RouteId, Tunnel, TunnelConfiguration, TunnelId, VirtualNetwork, VirtualNetworkId,
 };
 
 use self::gateway::Gateway;
@@ -23,6 +23,8 @@ use crate::snapshot::Snapshot;
 pub struct State {
     compiled: Snapshot,
     routes: HashMap<RouteId, Route>,
+    /// Where hostname routes stand.
+    hostname_routes: HashMap<RouteId, (AccountId, String)>,
     virtual_networks: HashMap<VirtualNetworkId, VirtualNetwork>,
     gateway: Gateway,
 }
@@ -60,6 +62,8 @@ impl State {
             .extend(configurations.map(|of| Change::TunnelConfigurationPut(TunnelConfiguration::clone(of))));
         changes.extend(compiled.hostnames.values().map(|name| Change::HostnamePut(Hostname::clone(name))));
         changes.extend(self.routes.values().cloned().map(Change::RoutePut));
+        let named = compiled.hostname_routes.values().flat_map(|routes| routes.values());
+        changes.extend(named.cloned().map(Change::HostnameRoutePut));
         let registrations = compiled.registrations.values();
         changes.extend(registrations.map(|one| Change::RegistrationPut(Registration::clone(one))));
         // A rule is compiled with the kinds of the lists that are there.
@@ -83,6 +87,8 @@ impl State {
             Change::HostnameRemoved { hostname } => drop(self.compiled.hostnames.remove(&hostname)),
             Change::RoutePut(route) => self.put_route(route),
             Change::RouteRemoved { id } => self.remove_route(id),
+            Change::HostnameRoutePut(route) => self.put_hostname_route(route),
+            Change::HostnameRouteRemoved { id } => self.remove_hostname_route(id),
             Change::VirtualNetworkPut(network) => self.put_virtual_network(network),
             Change::VirtualNetworkRemoved { id } => self.remove_virtual_network(id),
             Change::RegistrationPut(registration) => self.put_registration(registration),
@@ -118,6 +124,26 @@ impl State {
         let Some(route) = self.routes.remove(&id) else { return };
         if let Some(routes) = self.compiled.routes.get_mut(&route.virtual_network) {
             routes.remove(&route);
+        }
+    }
+
+    fn put_hostname_route(&mut self, route: HostnameRoute) {
+        self.remove_hostname_route(route.id);
+        let name = route.hostname.as_str().to_owned();
+        self.hostname_routes.insert(route.id, (route.account, name.clone()));
+        let routes = self.compiled.hostname_routes.entry(route.account).or_default();
+        Arc::make_mut(routes).insert(name, route);
+    }
+
+    fn remove_hostname_route(&mut self, id: RouteId) {
+        let Some((account, name)) = self.hostname_routes.remove(&id) else { return };
+        let Some(routes) = self.compiled.hostname_routes.get_mut(&account) else { return };
+        // The names may already be another route's, put before this one was removed.
+        if routes.get(&name).is_some_and(|held| held.id == id) {
+            Arc::make_mut(routes).remove(&name);
+        }
+        if routes.is_empty() {
+            self.compiled.hostname_routes.remove(&account);
         }
     }
 

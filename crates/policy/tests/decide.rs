@@ -70,6 +70,7 @@ fn decide(state: &mut State, destination: &str) -> Result<u128, Refusal> {
         protocol: Protocol::Tcp,
         source: "203.0.113.9".parse().unwrap(),
         destination: destination.parse().unwrap(),
+        named: None,
     };
     match state.snapshot().decide(&facts, Known::Opening) {
         Decision::Permitted(permit) => Ok(permit.tunnel.uuid().as_u128()),

@@ -73,6 +73,7 @@ fn flow(destination: &str) -> FlowFacts {
         protocol: Protocol::Tcp,
         source: "203.0.113.9".parse().unwrap(),
         destination: destination.parse().unwrap(),
+        named: None,
     }
 }
 

@@ -85,6 +85,7 @@ impl Case {
             protocol,
             source: "203.0.113.9".parse().unwrap(),
             destination: destination.parse().unwrap(),
+            named: None,
         };
         let number = |rule: Option<RuleId>| rule.map(|rule| rule.uuid().as_u128());
         let snapshot = self.0.snapshot();
@@ -317,6 +318,7 @@ fn a_rule_is_told_with_the_fact_that_made_it_miss_or_match() {
         protocol: Protocol::Tcp,
         source: "203.0.113.9".parse().unwrap(),
         destination: SERVER.parse().unwrap(),
+        named: None,
     };
     let asked = case.0.snapshot().explain_network(&facts, Known::Opening);
     let told: Vec<String> = asked

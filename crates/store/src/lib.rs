@@ -22,6 +22,7 @@ mod feed;
 mod gateway;
 mod group;
 mod hostname;
+mod hostname_route;
 mod list;
 mod member;
 mod node;
@@ -63,6 +64,9 @@ pub use device::{
 pub use feed::Feed;
 pub use gateway::{GatewaySettingsRow, InspectionAuthorityRow};
 pub use hostname::{HostnameFilter, HostnamePut, HostnameRow, HostnameWriteError, Overwrite};
+pub use hostname_route::{
+    HostnameRouteEdit, HostnameRouteFilter, HostnameRouteRow, HostnameRouteWriteError, NewHostnameRoute,
+};
 pub use list::{ItemRow, ListDeleteError, ListEdit, ListRow, ListWriteError, NewItem, NewList};
 pub use member::{MemberCreateError, MemberRow};
 pub use node::{EnrolledNode, NODE_SILENT_AFTER, NewNode, NodeCreateError, NodeRow, OwnNodeError, RoleMade};

@@ -7,6 +7,7 @@ use crate::configuration::configuration_changes;
 use crate::device::registration_changes;
 use crate::gateway::gateway_changes;
 use crate::hostname::hostname_changes;
+use crate::hostname_route::hostname_route_changes;
 use crate::list::list_changes;
 use crate::route::route_changes;
 use crate::row::Fault;
@@ -34,6 +35,7 @@ impl Store {
         changes.extend(configuration_changes(reader.sql()).await?);
         changes.extend(hostname_changes(reader.sql()).await?);
         changes.extend(route_changes(reader.sql()).await?);
+        changes.extend(hostname_route_changes(reader.sql()).await?);
         changes.extend(registration_changes(reader.sql()).await?);
         changes.extend(list_changes(reader.sql()).await?);
         changes.extend(rule_changes(reader.sql()).await?);

@@ -31,7 +31,7 @@ const BY_ACCOUNT: &str = "account_id = $1";
 const LIVE: &str = " AND deleted_at IS NULL";
 
 /// All that belongs to an account. What refers to another stands before it.
-const OWNED: [Owned; 16] = [
+const OWNED: [Owned; 17] = [
     Owned {
         table: "rule_lists",
         of_account: "rule_id IN (SELECT id FROM rules WHERE account_id = $1)",
@@ -67,6 +67,12 @@ const OWNED: [Owned; 16] = [
         of_account: BY_ACCOUNT,
         counted: Some(("public host names", LIVE)),
         change: Some(("hostname", |name| Some(Change::HostnameRemoved { hostname: name.parse().ok()? }))),
+    },
+    Owned {
+        table: "hostname_routes",
+        of_account: BY_ACCOUNT,
+        counted: Some(("hostname routes", LIVE)),
+        change: Some(("id", |id| Some(Change::HostnameRouteRemoved { id: id.parse().ok()? }))),
     },
     Owned {
         table: "routes",

@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use crate::hostname::{hostname_count_of, hostname_delete_of};
+use crate::hostname_route::{hostname_route_count_of, hostname_route_delete_of};
 use crate::query::QueryBuilder;
 use crate::row::{Columns, Connection, Fault, Row, to_hex, to_micros};
 use crate::seal::Place;
@@ -283,11 +284,14 @@ impl Store {
                 .fetch_all(write.sql())
                 .await?;
         let hostnames = hostname_count_of(write.sql(), id).await?;
-        if (!routes.is_empty() || hostnames > 0) && cascade == Cascade::Refuse {
+        let named = hostname_route_count_of(write.sql(), id).await?;
+        if (!routes.is_empty() || hostnames > 0 || named > 0) && cascade == Cascade::Refuse {
             return Err(TunnelDeleteError::HasRoutes);
         }
         let at = write.at();
-        let detail = serde_json::json!({ "name": row.name, "routes": routes.len(), "hostnames": hostnames });
+        let detail = serde_json::json!({
+            "name": row.name, "routes": routes.len(), "hostnames": hostnames, "hostname_routes": named,
+        });
         for route in routes {
             let route: RouteId =
                 route.parse().map_err(|_| Fault::Damaged { table: "routes", column: "id" })?;
@@ -299,6 +303,7 @@ impl Store {
             write.change(Change::RouteRemoved { id: route });
         }
         hostname_delete_of(&mut write, id).await?;
+        hostname_route_delete_of(&mut write, id).await?;
         sqlx::query(
             "UPDATE tunnels SET deleted_at = $2, conns_inactive_at = coalesce(conns_inactive_at, $2) WHERE id = $1",
         )

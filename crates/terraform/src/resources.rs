@@ -3,6 +3,7 @@
 //! What holds: each generation makes the calls that its provider makes (contract D, 14.1 and 14.2), in their order, so that
 //! a state may move between providers. `adit_…` are today's attributes under names of our own.
 
+mod hostname_route;
 mod list;
 mod network;
 mod route;
@@ -18,6 +19,7 @@ pub static RESOURCES: &[&Resource] = &[
     &tunnel::NEW,
     &route::OLD,
     &route::NEW,
+    &hostname_route::NEW,
     &network::OLD,
     &network::NEW,
     &list::OLD,

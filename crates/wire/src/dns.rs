@@ -8,7 +8,7 @@
 //! asked for. What always holds: what is no query gets no answer, or one of a header; an answer never is longer than its
 //! limit.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
@@ -21,6 +21,13 @@ pub use hickory_proto;
 pub const RESOLVER_V4: Ipv4Addr = Ipv4Addr::new(100, 80, 0, 53);
 /// The same over IPv6: of a unique local network (RFC 4193) whose number spells the program's name.
 pub const RESOLVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd61, 0x6469, 0x7400, 0, 0, 0, 0, 0x53);
+/// Where the connectors of a tunnel resolve names by the resolver of their host, on [`PORT`] (tunnel protocol, 6.2).
+pub const CONNECTOR_RESOLVER: Ipv6Addr = Ipv6Addr::new(0x2606, 0x4700, 0x0cf1, 0x2000, 0, 0, 0, 1);
+/// The network of addresses that stand for names of hostname routes (Gateway semantics, 4.5). The resolver's is of it; those
+/// of its first 256 stand for nothing.
+pub const SYNTHETIC_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(100, 80, 0, 0), 16);
+/// The same for IPv6.
+pub const SYNTHETIC_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd61, 0x6469, 0x7400, 0x4000, 0, 0, 0, 0), 64);
 /// The port of DNS.
 pub const PORT: u16 = 53;
 /// Longest message, in bytes: what two bytes can say.
@@ -31,6 +38,22 @@ pub const MAX_QUERY_BYTES: usize = 4096;
 pub const MAX_DATAGRAM_BYTES: u16 = 1232;
 /// Shortest limit of an answer in a datagram, in bytes (RFC 1035, 4.2.1).
 pub const MIN_DATAGRAM_BYTES: u16 = 512;
+
+/// The resolver that a person names: `ADDRESS:PORT`, or an address with or without brackets, on [`PORT`].
+pub fn resolver(text: &str) -> Option<SocketAddr> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    bare.map(|address| SocketAddr::new(address, PORT)).or_else(|_| text.parse()).ok()
+}
+
+/// The resolvers that a text such as `/etc/resolv.conf` names, in its order.
+pub fn nameservers(text: &str) -> impl Iterator<Item = SocketAddr> + '_ {
+    text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        words.next().filter(|word| *word == "nameserver")?;
+        let address: IpAddr = words.next()?.parse().ok()?;
+        Some(SocketAddr::new(address, PORT))
+    })
+}
 
 /// Why a query is not resolved, as its answer says it (RFC 8914).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,6 +20,7 @@ mod dns;
 mod explain;
 mod flows;
 mod gateway;
+mod hostname_routes;
 mod hostnames;
 mod ingress;
 mod inspection;

@@ -92,7 +92,7 @@ pub(super) fn plan(documents: &[Document], state: &State, prune: Prune) -> Resul
     if prune == Prune::Listed {
         let mut deletions = planner.deletions(documents);
         // What leads to others goes before them, and before what is made in its place.
-        let leads = |step: &Step| matches!(step.kind.name, "rule" | "route" | "hostname");
+        let leads = |step: &Step| matches!(step.kind.name, "rule" | "route" | "hostname-route" | "hostname");
         let (first, last): (Vec<_>, Vec<_>) = deletions.drain(..).partition(leads);
         steps.splice(0..0, first);
         steps.extend(last);

@@ -340,6 +340,33 @@ pub(crate) static KINDS: &[Kind] = &[
         example: "create route 10.0.0.0/8 --tunnel k8s --comment 'cluster network'",
     },
     Kind {
+        name: "hostname-route",
+        aliases: &["private-hostname"],
+        about: "A private name, or all below one, and the tunnel to which it leads",
+        path: Path::Account("zerotrust/routes/hostname"),
+        key: "hostname",
+        key_help: "The name, such as wiki.corp.internal or *.corp.internal",
+        fields: &[
+            field(
+                "tunnel_id",
+                "tunnel",
+                Shape::Reference("tunnel"),
+                When::Required,
+                "The tunnel to which it leads",
+            ),
+            field("comment", "comment", Shape::Text, When::Optional, "A note"),
+        ],
+        columns: &[
+            ("ID", "id"),
+            ("NAME", "hostname"),
+            ("TUNNEL", "tunnel_name"),
+            ("COMMENT", "comment"),
+            ("CREATED", "created_at"),
+        ],
+        writes: Writes::Patch,
+        example: "create hostname-route '*.corp.internal' --tunnel k8s",
+    },
+    Kind {
         name: "rule",
         aliases: &["gateway-rule"],
         about: "A gateway rule: which traffic is let through, and which is not",

@@ -20,7 +20,7 @@ pub(crate) struct Operation {
 /// Every live object of a kind.
 pub(crate) async fn all(session: &Session, kind: &Kind) -> Result<Vec<Value>, Problem> {
     let live = match kind.name {
-        "tunnel" | "route" | "virtual-network" => "&is_deleted=false",
+        "tunnel" | "route" | "hostname-route" | "virtual-network" => "&is_deleted=false",
         _ => "",
     };
     match kind.path {
@@ -110,7 +110,7 @@ pub(crate) fn one_named<'a>(kind: &Kind, objects: &'a [Value], text: &str) -> Re
 pub(crate) fn as_key(kind: &Kind, text: &str) -> String {
     match kind.name {
         "route" => network(text).map_or_else(|| text.to_owned(), |network| network.to_string()),
-        "hostname" => text.to_ascii_lowercase(),
+        "hostname" | "hostname-route" => text.trim_end_matches('.').to_ascii_lowercase(),
         _ => text.to_owned(),
     }
 }

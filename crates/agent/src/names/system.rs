@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
-use adit_wire::dns::PORT;
+use adit_wire::dns::nameservers;
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 
@@ -219,15 +219,7 @@ fn ours(before: &str) -> String {
 
 /// The resolvers that such a file names, ours not among them.
 fn resolvers(text: &str) -> Vec<SocketAddr> {
-    let named = text.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        words.next().filter(|word| *word == "nameserver")?;
-        words.next()?.parse::<IpAddr>().ok()
-    });
-    named
-        .filter(|address| !addresses().contains(address))
-        .map(|address| SocketAddr::new(address, PORT))
-        .collect()
+    nameservers(text).filter(|resolver| !addresses().contains(&resolver.ip())).collect()
 }
 
 /// Makes the file so, in one step where that can be. A file that something is mounted on cannot be replaced, but written.

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_model::{AccountId, ChangeBatch, Dataset, Filter, FirstBytes, FlowFacts, Protocol, Refusal};
+use adit_model::{AccountId, ChangeBatch, Dataset, Filter, FirstBytes, FlowFacts, Named, Protocol, Refusal};
 use adit_policy::{Decision, Known, PassReason, Snapshot, State, Treatment};
 use adit_store::{Direction, RecordRow, RecordWindow};
 use serde_json::{Map, Value, json};
@@ -307,6 +307,10 @@ impl Flow {
             protocol: text("DetectedProtocol").and_then(known_protocol),
             application_protocols: Vec::new(),
         };
+        let named = match (text("ResolvedFQDN"), text("InitialOriginIP").map(str::parse)) {
+            (Some(name), Some(Ok(synthetic))) => Some(Named { name: name.to_owned(), synthetic }.into()),
+            _ => None,
+        };
         let facts = FlowFacts {
             account,
             registration,
@@ -315,6 +319,7 @@ impl Flow {
             protocol,
             source,
             destination: (address, port.unwrap_or_default()).into(),
+            named,
         };
         Ok(Self { facts, first: (was_read || protocol == Protocol::Icmp).then_some(first) })
     }

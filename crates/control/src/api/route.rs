@@ -158,7 +158,7 @@ async fn create(call: &Call<'_>, network: Option<&str>) -> Result<Reply, ApiErro
 }
 
 /// A token that may edit policy may also take addresses from another tunnel's networks (design, section 4).
-fn takeover(call: &Call<'_>) -> Takeover {
+pub(super) fn takeover(call: &Call<'_>) -> Takeover {
     match call.need(Area::ZeroTrust, Level::Write) {
         Ok(()) => Takeover::Allow,
         Err(_) => Takeover::Refuse,

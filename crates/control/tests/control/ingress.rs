@@ -158,12 +158,8 @@ async fn a_host_name_is_new_then_unchanged_and_taken_only_with_overwrite() {
 
 #[tokio::test]
 async fn what_is_no_public_host_name_or_our_own_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).await.unwrap();
     let own = Settings { own_names: vec!["adit.example.com".into()], ..Settings::default() };
-    let control = Control::new(store, own).await.unwrap();
-    let token = std::fs::read_to_string(dir.path().join("admin-token")).unwrap().trim().to_owned();
-    let api = Api { router: api::router(control.clone()), control, token, dir };
+    let api = Api::with(own).await;
     let id = api.tunnel("one").await;
     for name in ["", "localhost", "192.0.2.1", "a b.example.com", "*.example.com"] {
         api.route_dns(&id, dns(name)).await.refused(400, 1003, "user_hostname");

@@ -20,7 +20,7 @@ const BODY: &str = r#"{
 }"#;
 
 /// Bodies on what is one's own that name another's.
-const REFERENCES: [(&str, &str, &str); 15] = [
+const REFERENCES: [(&str, &str, &str); 17] = [
     (
         "POST",
         "gateway/rules",
@@ -37,6 +37,8 @@ const REFERENCES: [(&str, &str, &str); 15] = [
         r#"{"name": "x", "action": "resolve", "rule_settings": {"dns_resolvers": {"ipv4": [
             {"ip": "10.0.0.1", "vnet_id": "{virtual_network}", "route_through_private_network": true}]}}}"#,
     ),
+    ("POST", "zerotrust/routes/hostname", r#"{"hostname": "mine.corp.internal", "tunnel_id": "{tunnel}"}"#),
+    ("PATCH", "zerotrust/routes/hostname/{own_hostname_route}", r#"{"tunnel_id": "{tunnel}"}"#),
     ("POST", "teamnet/routes", r#"{"network": "10.97.0.0/16", "tunnel_id": "{tunnel}"}"#),
     (
         "POST",
@@ -168,6 +170,8 @@ fn asked(path: &str, name: &str, schema: &Value) -> Option<&'static str> {
         "destination_ip" => "10.99.0.1",
         "action" => "block",
         "user.id" => "{service_token}",
+        "id" if path.contains("routes/hostname") => "{hostname_route}",
+        "hostname" => "of-the-other.corp.internal",
         "id" if path.contains("virtual_networks") => "{virtual_network}",
         "id" if path.contains("registrations") => "{registration}",
         "account.id" => "{account}",
@@ -199,12 +203,13 @@ fn batch_of(method: &Method, path: &str) -> String {
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 /// What a tenant has one of.
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 16] = [
     "tunnel",
     "site_tunnel",
     "connector",
     "virtual_network",
     "route",
+    "hostname_route",
     "list",
     "rule",
     "service_token",
@@ -248,6 +253,12 @@ impl Tenant {
         let route =
             json!({ "network": network, "tunnel_id": ids["tunnel"], "comment": format!("route {name}") });
         ids.insert("route", post("teamnet/routes", route).await.text("/result/id"));
+        let names = json!({
+            "hostname": format!("{}.corp.internal", name.replace(' ', "-")),
+            "tunnel_id": ids["tunnel"],
+            "comment": format!("names {name}"),
+        });
+        ids.insert("hostname_route", post("zerotrust/routes/hostname", names).await.text("/result/id"));
         let list = json!({ "name": format!("list {name}"), "type": "IP", "items": [network] });
         ids.insert("list", post("gateway/lists", list).await.text("/result/id"));
         let traffic = format!("any(http.conn.dst_ip[*] in ${})", ids["list"]);

@@ -31,6 +31,7 @@ pub(super) fn blocked(
         virtual_network: ids["virtual_network"].parse().unwrap(),
         protocol: Protocol::Tcp,
         destination: format!("{address}:443").parse().unwrap(),
+        named: None,
         redact: false,
     };
     let session = party.flow.to_string();
@@ -68,6 +69,7 @@ async fn filled(api: &Api, count: u64) -> Vec<String> {
             virtual_network: "3fa85f64-5717-4562-b3fc-2c963f66afa8".parse().unwrap(),
             protocol: Protocol::Tcp,
             destination: format!("198.51.100.{}:443", number % 2).parse().unwrap(),
+            named: None,
             redact: false,
         };
         sessions.push(party.flow.to_string());

@@ -143,7 +143,6 @@ async fn connectivity_settings_say_what_is_so_and_take_nothing_else() {
         "do not reach each other",
     );
     // Nothing carries these: they are not there.
-    api.get("zerotrust/routes/hostname").await.refused(404, 7003, "No route");
     api.get("warp_connector/x/configurations").await.refused(404, 7003, "No route");
 }
 

@@ -14,6 +14,7 @@ use super::Device;
 use super::http2::respond_with;
 use crate::explain::{Source, explain};
 use crate::limits::MAX_FLOWS_PER_DEVICE;
+use crate::named::destination_of;
 
 /// For the question to come.
 const QUESTION_DEADLINE: Duration = Duration::from_secs(5);
@@ -37,6 +38,7 @@ pub(super) async fn answer(
         return respond_with(respond, StatusCode::TOO_MANY_REQUESTS);
     }
     let counted = super::Counted::new(&device.open_flows);
+    let (destination, named) = destination_of(shared, registration, device.peer, question.destination).await;
     let facts = FlowFacts {
         account: registration.account,
         registration: registration.id,
@@ -44,7 +46,8 @@ pub(super) async fn answer(
         virtual_network,
         protocol: question.protocol,
         source: device.peer.ip().to_canonical(),
-        destination: question.destination,
+        destination,
+        named,
     };
     let explained = explain(shared, facts, &question, Source::Known).await;
     drop(counted);

@@ -48,6 +48,19 @@ pub(super) fn blocked(query: &Message, rule: &Rule) -> Message {
     answer
 }
 
+/// What is told of a name in the place of its addresses: one that stands for them, if it has any, and nothing that would lead
+/// around it (RFC 9460, 7.3).
+pub(super) fn stood_for(found: &Message, name: &Name, instead: Option<IpAddr>, ttl: u32) -> Message {
+    let mut answer = found.clone();
+    answer.authorities.clear();
+    answer.additionals.clear();
+    answer.answers = instead
+        .map(|address| Record::from_rdata(name.clone(), ttl, RData::from(address)))
+        .into_iter()
+        .collect();
+    answer
+}
+
 /// The answer with those of these addresses that are of the family asked for.
 pub(super) fn overridden(query: &Message, addresses: &[IpAddr]) -> Message {
     let mut answer = empty_answer(query, ResponseCode::NoError);
@@ -95,4 +108,4 @@ pub(super) fn passed_on(query: &Message, found: &Message, max_ttl: Option<u32>) 
 }
 
 /// How long an answer may be kept that a rule made, in seconds.
-const MADE_TTL_SECS: u32 = 60;
+pub(super) const MADE_TTL_SECS: u32 = 60;

@@ -1,9 +1,10 @@
 //! The life of one query, in the design's order: decide by what is asked, resolve, decide by what is answered, record.
 
+use std::net::IpAddr;
 use std::sync::PoisonError;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use adit_model::{DecidingRule, DnsDecision, DnsRecord, FlowId, QueryFacts, Rule, RuleId};
+use adit_model::{DecidingRule, DnsDecision, DnsRecord, FlowId, HostnameRoute, QueryFacts, Rule, RuleId};
 use adit_policy::{AnswerVerdict, QueryVerdict, Resolver, Snapshot};
 use adit_wire::dns::hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use adit_wire::dns::hickory_proto::rr::{Name, RecordType};
@@ -14,9 +15,10 @@ use uuid::Uuid;
 
 use super::Asker;
 use super::cache::Key;
-use super::content::{blocked, facts_of, overridden, passed_on, renamed};
+use super::content::{MADE_TTL_SECS, blocked, facts_of, overridden, passed_on, renamed, stood_for};
 use super::upstream::{Behalf, Choice, NoAnswer, ask};
 use crate::Shared;
+use crate::synthetic::Family;
 
 /// Answers one query. `None` for what is no query.
 pub(crate) async fn answer(shared: &Shared, asker: &Asker, bytes: &[u8]) -> Option<Vec<u8>> {
@@ -35,16 +37,18 @@ pub(crate) async fn answer(shared: &Shared, asker: &Asker, bytes: &[u8]) -> Opti
         query: &query,
         name: text(&question.name),
         record_type: mnemonic(question.query_type),
-        at_micros: began
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX)),
+        at_micros: micros(began),
     };
     let mut outcome = Outcome::default();
     let answer = match shared.dns.begin(asker.account) {
         Some(_under_way) => asked.decided(&mut outcome).await,
         None => outcome.refused(&query, ExtendedError::Other, "too many queries at once"),
     };
-    let found = facts_of(&answer);
+    let told = facts_of(&answer);
+    let (addresses, synthetic) = match outcome.stood_for {
+        Some(addresses) => (addresses, told.addresses),
+        None => (told.addresses, Vec::new()),
+    };
     let registration = asker.registration.as_ref();
     let logging = snapshot.gateway_settings(asker.account).logging;
     let record = DnsRecord {
@@ -67,8 +71,9 @@ pub(crate) async fn answer(shared: &Shared, asker: &Asker, bytes: &[u8]) -> Opti
         resolver_rule: outcome.resolver_rule,
         custom_resolver: outcome.custom_resolver,
         custom_resolver_took: outcome.custom_resolver_took,
-        addresses: found.addresses,
-        cnames: found.cnames,
+        addresses,
+        synthetic,
+        cnames: told.cnames,
         upstream_ttls: outcome.upstream_ttls,
         max_ttl: outcome.max_ttl,
         cached: outcome.cached,
@@ -84,6 +89,43 @@ pub(crate) async fn answer(shared: &Shared, asker: &Asker, bytes: &[u8]) -> Opti
     Some(encode(&answer, MAX_MESSAGE_BYTES))
 }
 
+/// What the name that an address stands for has as its own address, for a flow of a device. Rules of DNS are not asked again:
+/// whether the flow passes, others say.
+pub(crate) async fn address_of(
+    shared: &Shared,
+    asker: &Asker,
+    snapshot: &Snapshot,
+    name: &str,
+    family: Family,
+) -> Result<IpAddr, &'static str> {
+    let record_type = if family == Family::V4 { RecordType::A } else { RecordType::AAAA };
+    let mut asked_for = Name::from_ascii(name).map_err(|_| "the name cannot be asked for")?;
+    asked_for.set_fqdn(true);
+    let mut query = Message::new(0, MessageType::Query, OpCode::Query);
+    query.add_query(Query::query(asked_for.clone(), record_type));
+    let asked = Asked {
+        shared,
+        asker,
+        snapshot,
+        query: &query,
+        name: name.to_owned(),
+        record_type: mnemonic(record_type),
+        at_micros: micros(SystemTime::now()),
+    };
+    let _under_way = shared.dns.begin(asker.account).ok_or("too many queries at once")?;
+    let found = asked.resolved(&asked_for, name, &mut Outcome::default()).await;
+    let mut addresses = facts_of(&found.map_err(|_| "nobody says what the name stands for")?).addresses;
+    addresses.retain(|address| family.holds(address));
+    // Any of them: whoever tries again reaches another, should this one be dead.
+    let (any, _) = Uuid::new_v4().as_u64_pair();
+    let at = any.checked_rem(addresses.len() as u64).ok_or("the name has no address of this family")?;
+    Ok(addresses[usize::try_from(at).unwrap_or_default()])
+}
+
+fn micros(at: SystemTime) -> i64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
 /// What became of a query, for its record.
 struct Outcome {
     decision: DnsDecision,
@@ -95,6 +137,8 @@ struct Outcome {
     max_ttl: Option<u32>,
     cached: bool,
     extended_error: Option<ExtendedError>,
+    /// The addresses for which the answer's stands.
+    stood_for: Option<Vec<IpAddr>>,
 }
 
 impl Default for Outcome {
@@ -109,6 +153,7 @@ impl Default for Outcome {
             max_ttl: None,
             cached: false,
             extended_error: None,
+            stood_for: None,
         }
     }
 }
@@ -184,7 +229,7 @@ impl Asked<'_> {
             QueryVerdict::Allow(rule) => {
                 outcome.by(rule, DnsDecision::Allowed);
                 match self.resolved(&self.question().name, &self.name, outcome).await {
-                    Ok(found) => self.passed_on(&found, outcome),
+                    Ok(found) => self.passed_on(found, outcome),
                     Err(failed) => failed,
                 }
             }
@@ -199,7 +244,7 @@ impl Asked<'_> {
                         if let Some(rule) = rule {
                             outcome.by(rule, DnsDecision::Allowed);
                         }
-                        self.passed_on(&found, outcome)
+                        self.passed_on(found, outcome)
                     }
                 }
             }
@@ -211,10 +256,53 @@ impl Asked<'_> {
         &self.query.queries[0]
     }
 
-    fn passed_on(&self, found: &Message, outcome: &mut Outcome) -> Message {
+    fn passed_on(&self, found: Message, outcome: &mut Outcome) -> Message {
+        let found = match self.stood_for(&self.question().name, &self.name, found, outcome) {
+            Ok(found) => found,
+            Err(words) => return outcome.refused(self.query, ExtendedError::Other, words),
+        };
         outcome.upstream_ttls = found.answers.iter().map(|record| record.ttl).take(MAX_TTLS).collect();
         outcome.max_ttl = self.snapshot.gateway_settings(self.asker.account).max_ttl_secs;
-        passed_on(self.query, found, outcome.max_ttl)
+        passed_on(self.query, &found, outcome.max_ttl)
+    }
+
+    /// What is told of a name: what was found of it, or, if it is one of a hostname route and a device asks, what stands for
+    /// its addresses (Gateway semantics, 4.5).
+    fn stood_for(
+        &self,
+        name: &Name,
+        spelled: &str,
+        found: Message,
+        outcome: &mut Outcome,
+    ) -> Result<Message, &'static str> {
+        let Some(device) = self.asker.registration.as_ref().map(|registration| registration.id) else {
+            return Ok(found);
+        };
+        if self.named_route(spelled).is_none() {
+            return Ok(found);
+        }
+        #[expect(clippy::wildcard_enum_match_arm, reason = "types of records that hold no addresses")]
+        let family = match self.question().query_type {
+            RecordType::A => Family::V4,
+            RecordType::AAAA => Family::V6,
+            RecordType::HTTPS | RecordType::SVCB => return Ok(stood_for(&found, name, None, 0)),
+            _ => return Ok(found),
+        };
+        let mut addresses = facts_of(&found).addresses;
+        addresses.retain(|address| family.holds(address));
+        let ttl = found.answers.iter().map(|record| record.ttl).min().unwrap_or_default().min(MADE_TTL_SECS);
+        let lasts = Duration::from_secs(ttl.into());
+        let mut instead = None;
+        if !addresses.is_empty() {
+            instead = self.shared.synthetic.stand_in(device, spelled, family, lasts, Instant::now());
+            if instead.is_none() {
+                return Err(
+                    "the device has asked for too many names of hostname routes: ask again in five minutes",
+                );
+            }
+        }
+        outcome.stood_for = Some(addresses);
+        Ok(stood_for(&found, name, instead, ttl))
     }
 
     /// What another name stands for, by whom resolver rules say for it.
@@ -226,15 +314,31 @@ impl Asked<'_> {
         let Some(name) = name else {
             return outcome.failed(self.query, ExtendedError::Other, "the rule's host is no name");
         };
-        match self.resolved(&name, &text(&name), outcome).await {
-            Ok(found) => renamed(self.query, &name, &found),
-            Err(failed) => failed,
+        let spelled = text(&name);
+        let told = match self.resolved(&name, &spelled, outcome).await {
+            Ok(found) => self.stood_for(&name, &spelled, found, outcome),
+            Err(failed) => return failed,
+        };
+        match told {
+            Ok(told) => renamed(self.query, &name, &told),
+            Err(words) => outcome.refused(self.query, ExtendedError::Other, words),
         }
+    }
+
+    /// The hostname route of a name, for a device that can be carried there.
+    fn named_route(&self, name: &str) -> Option<&HostnameRoute> {
+        self.asker.registration.as_ref()?;
+        self.snapshot.hostname_route(self.asker.account, name)
     }
 
     /// What a resolver says of a name, now or a while ago; or the answer that says that none does.
     async fn resolved(&self, name: &Name, spelled: &str, outcome: &mut Outcome) -> Result<Message, Message> {
         let (choice, rule) = match self.snapshot.resolver(&self.facts(spelled)) {
+            // Whoever is behind the tunnel knows its names, unless a rule says who does.
+            Resolver::Own(None) => match self.named_route(spelled) {
+                Some(route) => (Choice::of_tunnel(route.account, route.tunnel), None),
+                None => (Choice::Own, None),
+            },
             Resolver::Own(rule) => (Choice::Own, rule),
             Resolver::Given(rule, given) => {
                 (Choice::given(self.snapshot, self.asker.account, given), Some(rule))
@@ -289,7 +393,7 @@ impl Asked<'_> {
         };
         let clock = Instant::now();
         let asked = ask(self.shared, behalf, choice, asking).await;
-        if let Choice::Given(..) = choice {
+        if rule.is_some() {
             outcome.custom_resolver_took = Some(clock.elapsed());
             outcome.custom_resolver = match &asked {
                 Ok(answered) => Some(answered.by),

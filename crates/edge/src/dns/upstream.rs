@@ -12,7 +12,7 @@ use adit_transport::datagram::{Packet, ReceivePacket, SendPacket};
 use adit_transport::messages::{Frames, frame};
 use adit_transport::{ReadChunk, WriteChunk};
 use adit_wire::dns::hickory_proto::op::Message;
-use adit_wire::dns::{MAX_MESSAGE_BYTES, answer};
+use adit_wire::dns::{CONNECTOR_RESOLVER, MAX_MESSAGE_BYTES, answer};
 use adit_wire::peer::RelayedFlow;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,6 +40,8 @@ pub(crate) struct Place {
     network: Option<VirtualNetworkId>,
     /// Whether it is reached by a route or not at all.
     private: bool,
+    /// The tunnel whose connectors' resolver it is.
+    tunnel: Option<TunnelId>,
 }
 
 impl Choice {
@@ -50,8 +52,15 @@ impl Choice {
             address: SocketAddr::new(resolver.ip, resolver.port.unwrap_or(adit_wire::dns::PORT)),
             network: resolver.vnet_id.or(default),
             private: resolver.route_through_private_network == Some(true),
+            tunnel: None,
         });
         Self::Given(account, places.collect())
+    }
+
+    /// The resolver of a tunnel's connectors, for names of hostname routes.
+    pub(crate) fn of_tunnel(account: AccountId, tunnel: TunnelId) -> Self {
+        let address = SocketAddr::from((CONNECTOR_RESOLVER, adit_wire::dns::PORT));
+        Self::Given(account, vec![Place { address, network: None, private: true, tunnel: Some(tunnel) }])
     }
 }
 
@@ -131,7 +140,8 @@ fn places(shared: &Shared, choice: &Choice) -> Vec<Place> {
     match choice {
         Choice::Own => {
             let own = shared.dns.upstreams.iter();
-            own.map(|address| Place { address: *address, network: None, private: false }).collect()
+            own.map(|address| Place { address: *address, network: None, private: false, tunnel: None })
+                .collect()
         }
         Choice::Given(_, places) => places.clone(),
     }
@@ -311,6 +321,9 @@ impl Question<'_> {
 /// account's are public or nowhere (design, section 4).
 fn way(shared: &Shared, behalf: Behalf<'_>, place: Place) -> Result<Way, NoAnswer> {
     let address = place.address;
+    if let Some(tunnel) = place.tunnel {
+        return Ok(Way::Tunnel(tunnel));
+    }
     if shared.dns.upstreams.contains(&address) && !place.private {
         return Ok(Way::Direct);
     }

@@ -72,6 +72,7 @@ fn dns(query: &DnsRecord, id: Uuid) -> LogRecord {
         row.set(name, rule.as_ref().map(|rule| rule.name.as_str()));
     }
     row.set("ResolvedIPs", texts(&query.addresses));
+    row.set("InitialResolvedIPs", texts(&query.synthetic));
     row.set("CNAMEs", query.cnames.clone());
     row.set("CustomResolverAddress", query.custom_resolver.map(|resolver| resolver.to_string()));
     row.set("CustomResolveDurationMs", query.custom_resolver_took.map_or(0, millis));
@@ -126,7 +127,10 @@ fn session(flow: &FlowRecord, id: Uuid) -> LogRecord {
     let origin = flow.overridden_by.unwrap_or(party.destination);
     row.set("OriginIP", origin.ip());
     row.set("OriginPort", origin.port());
-    if flow.overridden_by.is_some() {
+    if let Some(named) = &party.named {
+        row.set("InitialOriginIP", named.synthetic);
+        row.set("ResolvedFQDN", named.name.as_str());
+    } else if flow.overridden_by.is_some() {
         row.set("InitialOriginIP", party.destination.ip());
     }
     set_first(&mut row, &flow.first);
@@ -280,6 +284,7 @@ mod tests {
             virtual_network: VirtualNetworkId::from_uuid(id(5)),
             protocol: Protocol::Tcp,
             destination: "198.51.100.101:443".parse().unwrap(),
+            named: None,
             redact,
         })
     }

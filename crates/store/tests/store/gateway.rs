@@ -95,6 +95,8 @@ impl World {
                 | Change::HostnameRemoved { .. }
                 | Change::RoutePut(_)
                 | Change::RouteRemoved { .. }
+                | Change::HostnameRoutePut(_)
+                | Change::HostnameRouteRemoved { .. }
                 | Change::RegistrationPut(_)
                 | Change::RegistrationRemoved { .. }
                 | Change::NodePut(_)

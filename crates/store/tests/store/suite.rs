@@ -491,7 +491,10 @@ impl Replayed {
                     self.0.remove(&format!("configuration of {id}"));
                     self.0.remove(&id.to_string())
                 }
-                Change::RouteRemoved { id } => self.0.remove(&id.to_string()),
+                Change::RouteRemoved { id } | Change::HostnameRouteRemoved { id } => {
+                    self.0.remove(&id.to_string())
+                }
+                Change::HostnameRoutePut(put) => self.0.insert(put.id.to_string(), change.clone()),
                 Change::VirtualNetworkRemoved { id } => self.0.remove(&id.to_string()),
                 Change::RegistrationRemoved { id } => self.0.remove(&id.to_string()),
                 // No step makes these here: lists and rules have a property of their own, and nodes are not stored.

@@ -133,6 +133,11 @@ resource "cloudflare_zero_trust_tunnel_cloudflared_route" "new" {
   tunnel_id  = cloudflare_zero_trust_tunnel_cloudflared.new.id
   network    = "10.0.0.1"
 }
+resource "cloudflare_zero_trust_network_hostname_route" "new" {
+  account_id = var.account_id
+  tunnel_id  = cloudflare_zero_trust_tunnel_cloudflared.new.id
+  hostname   = "*.Corp.internal"
+}
 resource "cloudflare_access_service_token" "old" {
   account_id = var.account_id
   name       = "old"
@@ -189,7 +194,7 @@ async fn both_generations_are_made_changed_imported_and_deleted() {
     let shown = desk.expect(&[("show -json", 0)]).remove(0);
     let state: Json = serde_json::from_str(shown.trim()).unwrap();
     let resources = state["values"]["root_module"]["resources"].as_array().unwrap();
-    assert_eq!(resources.len(), 12);
+    assert_eq!(resources.len(), 13);
     let account = &desk.site.account;
     let mut imports = String::new();
     for resource in resources {
@@ -206,7 +211,7 @@ async fn both_generations_are_made_changed_imported_and_deleted() {
     fs::remove_file(desk.path().join("terraform.tfstate")).unwrap();
     desk.write("imports.tf", &imports);
     let said = desk.expect(&[CHANGES, APPLY, NO_CHANGES, DESTROY]).remove(1);
-    assert!(said.contains("12 imported, 0 added") && said.contains("0 destroyed"), "{said}");
+    assert!(said.contains("13 imported, 0 added") && said.contains("0 destroyed"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
