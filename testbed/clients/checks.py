@@ -241,6 +241,26 @@ def a_route_is_made_found_edited_and_deleted():
 
 
 @check("routes")
+def a_hostname_route_is_made_found_edited_and_deleted():
+    api = client()
+    zero_trust = api.zero_trust
+    if not hasattr(zero_trust.networks, "hostname_routes"):
+        return  # An older client does not know them.
+    tunnel = zero_trust.tunnels.cloudflared.create(account_id=ACCOUNT, name="named", config_src="cloudflare")
+    routes = zero_trust.networks.hostname_routes
+    made = routes.create(account_id=ACCOUNT, hostname="*.named.internal", tunnel_id=tunnel.id, comment="a")
+    equal((made.hostname, made.tunnel_id, made.tunnel_name), ("*.named.internal", tunnel.id, "named"))
+    equal([found.id for found in routes.list(account_id=ACCOUNT, hostname="*.named.internal")], [made.id])
+    edited = routes.edit(made.id, account_id=ACCOUNT, comment="b")
+    equal((edited.comment, routes.get(made.id, account_id=ACCOUNT).comment), ("b", "b"))
+    refused(409, 1014, routes.create, account_id=ACCOUNT, hostname="*.named.internal", tunnel_id=tunnel.id)
+    refused(400, 1003, routes.create, account_id=ACCOUNT, hostname="10.0.0.1", tunnel_id=tunnel.id)
+    assert routes.delete(made.id, account_id=ACCOUNT).deleted_at
+    refused(404, 1003, routes.get, made.id, account_id=ACCOUNT)
+    zero_trust.tunnels.cloudflared.delete(tunnel.id, account_id=ACCOUNT)
+
+
+@check("routes")
 def a_network_is_a_part_of_the_path_in_the_older_operations():
     api = client()
     zero_trust = api.zero_trust
