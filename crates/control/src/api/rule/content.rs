@@ -29,6 +29,10 @@ const UNSUPPORTED: [(&str, &str); 5] = [
     ("audit_ssh", "it is deprecated: use an infrastructure application instead"),
 ];
 
+/// The same of an action that means something, but not here (Gateway semantics, 7).
+const NO_EGRESS: &str = "invalid action \"egress\": unsupported action: what is carried leaves by the connector of its route, and \
+     nothing by this installation itself (x_egress_enabled is off), so that such a rule would have no effect";
+
 /// Reads a rule. What it expires at may lie in the past only if it is what it was.
 pub(super) async fn read(
     call: &Call<'_>,
@@ -49,6 +53,9 @@ pub(super) async fn read(
     let (traffic, identity, device_posture) =
         (text(Part::Traffic)?, text(Part::Identity)?, text(Part::DevicePosture)?);
     let checked = settings::read(fields, filter, action)?;
+    if action == Action::Egress {
+        return Err(action_error(NO_EGRESS.to_owned()));
+    }
     networks_exist(call, &checked).await?;
     remarks.extend(settings::remarks(filter, &checked.settings));
     let schedule = schedule::read(fields, filter)?;
