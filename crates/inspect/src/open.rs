@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use adit_model::FirstBytes;
@@ -22,6 +22,7 @@ use rustls::server::{Acceptor, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Mutex;
+use tokio::sync::watch;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::task::TaskTracker;
 
@@ -173,7 +174,17 @@ struct Shared<G> {
 impl<G> Shared<G> {
     fn session(self, sender: Sender) -> Arc<Session<G>> {
         let Self { gate, seen, named, tasks, scheme } = self;
-        Arc::new(Session { gate, sender, scheme, seen, named, tasks, answered: AtomicBool::new(false) })
+        Arc::new(Session {
+            gate,
+            sender,
+            scheme,
+            seen,
+            named,
+            tasks,
+            answered: AtomicBool::new(false),
+            upgraded: AtomicBool::new(false),
+            waiting: watch::Sender::new(0),
+        })
     }
 }
 
@@ -285,14 +296,22 @@ async fn beside<C: Future<Output = hyper::Result<()>>, G: Gate>(
             }
         }
     }
+    // What it has answered last is still on its way through the session; whether the client's connection ends with it or is
+    // one of something else from then on, is known when it has been looked at.
+    let mut waiting = session.waiting.subscribe();
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        _ = waiting.wait_for(|waiting| *waiting == 0) => {}
+    }
     // Whatever it has answered is passed on; there will be no more. Who has not been told why is told.
-    if !session.insists_on_certificate() {
+    if !session.insists_on_certificate() && !session.upgraded.load(Ordering::Relaxed) {
         finish(connection.as_mut());
     }
     connection.await
 }
 
 async fn answer<G: Gate>(session: &Session<G>, request: Request<Incoming>) -> Result<Response<Body>, Ended> {
+    let _waiting = session.wait();
     session.serve(request).await
 }
 

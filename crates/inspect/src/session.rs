@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::gate::{Action, Exchange, Gate, Verdict};
@@ -37,6 +37,10 @@ pub(crate) struct Session<G> {
     pub(crate) tasks: TaskTracker,
     /// Whether the origin has answered anything.
     pub(crate) answered: AtomicBool,
+    /// Whether it has answered that the connection is no longer one of HTTP.
+    pub(crate) upgraded: AtomicBool,
+    /// Requests that wait for an answer.
+    pub(crate) waiting: watch::Sender<usize>,
 }
 
 /// Sends requests to the origin.
@@ -62,7 +66,22 @@ struct Judged {
     untrusted: Option<UntrustedAction>,
 }
 
+/// A request that waits for an answer, for as long as it does.
+pub(crate) struct Waiting<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiting| *waiting -= 1);
+    }
+}
+
 impl<G: Gate> Session<G> {
+    /// Counts a request in.
+    pub(crate) fn wait(&self) -> Waiting<'_> {
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        Waiting(&self.waiting)
+    }
+
     /// Serves one request.
     pub(crate) async fn serve(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Ended> {
         let context = self.gate.context();
@@ -198,6 +217,7 @@ impl<G: Gate> Session<G> {
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS
             || *asked.method == Method::CONNECT && response.status().is_success();
         if upgraded {
+            self.upgraded.store(matches!(self.sender, Sender::Http1(_)), Ordering::Relaxed);
             let origin = hyper::upgrade::on(&mut response);
             self.tasks.spawn(join(client, origin));
         }

@@ -248,6 +248,8 @@ impl Client {
         let response = self.send(request.body(Full::default()).unwrap()).await.unwrap();
         assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
         assert_eq!(response.headers()["upgrade"], protocol);
+        let connection: Vec<_> = response.headers().get_all("connection").iter().collect();
+        assert_eq!(connection, ["Upgrade"], "as the origin has said it");
         TokioIo::new(hyper::upgrade::on(response).await.unwrap())
     }
 }
