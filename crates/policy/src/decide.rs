@@ -65,7 +65,7 @@ impl Snapshot {
         if self.rules(facts.account, adit_model::Filter::L4).is_empty() {
             return Walk::Unmatched;
         }
-        let room = Room::new(facts, known);
+        let room = Room::new(facts, known, self.gateway_settings(facts.account).inspection);
         self.network_rules(facts.account, known.phase(), &of_flow(facts, known, &room))
     }
 

@@ -28,7 +28,7 @@ pub struct Asked {
 impl Snapshot {
     /// The rules of the filter `l4` as they are asked about a flow, up to the one that decides.
     pub fn explain_network(&self, flow: &FlowFacts, known: Known<'_>) -> Asked {
-        let room = Room::new(flow, known);
+        let room = Room::new(flow, known, self.gateway_settings(flow.account).inspection);
         let facts = of_flow(flow, known, &room);
         let rules = self.rules(flow.account, Filter::L4).iter().map(|rule| &**rule);
         self.explain(flow.account, rules, known.phase(), &facts)

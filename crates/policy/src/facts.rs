@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use adit_expr::{Fact, Facts, Slot, Texts};
-use adit_model::{FirstBytes, FlowFacts, RequestFacts};
+use adit_model::{FirstBytes, FlowFacts, InspectionMode, RequestFacts};
 
 use crate::dns_facts;
 use crate::scheme::{Filter, SLOTS, field, flow_phase, http_phase, slot};
@@ -46,10 +46,13 @@ pub(crate) struct Room<'a> {
 }
 
 impl<'a> Room<'a> {
-    pub(crate) fn new(flow: &FlowFacts, known: Known<'a>) -> Self {
+    /// Room for what is known of a flow. Where not every port is inspected, names are seen on that of HTTPS alone (Gateway
+    /// semantics, 5).
+    pub(crate) fn new(flow: &FlowFacts, known: Known<'a>, mode: InspectionMode) -> Self {
+        let sees_names = mode == InspectionMode::Dynamic || flow.destination.port() == HTTPS;
         let name = match known {
-            Known::Opening => None,
-            Known::FirstBytes(first) => first.server_name.as_deref(),
+            Known::FirstBytes(first) if sees_names => first.server_name.as_deref(),
+            Known::Opening | Known::FirstBytes(_) => None,
         };
         Self::with_name(flow, name)
     }
@@ -115,7 +118,7 @@ pub(crate) fn of_flow<'a>(flow: &FlowFacts, known: Known<'a>, room: &'a Room<'a>
     facts.set(ONRAMP, Fact::Bytes(DEVICE_CLIENT));
     facts.set(IS_ISOLATED, Fact::Bool(false));
     if let Known::FirstBytes(first) = known {
-        if let Some(name) = &first.server_name {
+        if let Some(name) = room.name {
             facts.set(SNI_HOST, Fact::Bytes(name.as_bytes()));
             facts.set(SNI_DOMAINS, Fact::Texts(Texts::Strs(&room.domains)));
         }
@@ -150,6 +153,8 @@ pub(crate) fn and_parents(name: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(name), |name| name.split_once('.').map(|(_, parent)| parent))
 }
 
+/// The port on which names are always seen.
+const HTTPS: u16 = 443;
 /// Every flow that is decided here comes from a device with the agent.
 const DEVICE_CLIENT: &[u8] = b"device_client";
 

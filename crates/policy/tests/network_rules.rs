@@ -4,8 +4,9 @@
 
 use adit_model::{
     AccountId, Action, Change, ChangeBatch, CheckSession, DeviceId, DeviceKey, Filter, FirstBytes, FlowFacts,
-    List, ListId, ListKind, OverrideTarget, Protocol, Refusal, Registration, RegistrationId, Route, RouteId,
-    Rule, RuleId, RuleSettings, SecretHash, Tunnel, TunnelId, VirtualNetwork, VirtualNetworkId,
+    GatewaySettings, InspectionMode, List, ListId, ListKind, OverrideTarget, Protocol, Refusal, Registration,
+    RegistrationId, Route, RouteId, Rule, RuleId, RuleSettings, SecretHash, Tunnel, TunnelId, VirtualNetwork,
+    VirtualNetworkId,
 };
 use adit_policy::{Asked, Decision, Known, Permit, State};
 use uuid::Uuid;
@@ -98,6 +99,13 @@ impl Case {
             Decision::Refused { refusal, rule } => Refused(refusal, number(rule)),
             Decision::AwaitsFirstBytes => Later,
         }
+    }
+
+    fn inspect(&mut self, inspection: InspectionMode) {
+        self.apply(Change::GatewaySettingsPut(GatewaySettings {
+            inspection,
+            ..GatewaySettings::of(ACCOUNT)
+        }));
     }
 
     fn tcp(&mut self, destination: &str) -> Verdict {
@@ -218,6 +226,18 @@ fn a_person_who_is_not_known_meets_no_condition_on_who_they_are() {
         ..rule(1, 10, Action::Block, "net.dst.port == 6443")
     })));
     assert_eq!(case.tcp(SERVER), Refused(Refusal::Blocked, Some(1)), "a check that never ran has not passed");
+}
+
+/// Worked case 23.
+#[test]
+fn names_are_seen_on_every_port_only_where_every_port_is_inspected() {
+    let mut case = Case::new(vec![rule(1, 10, Action::Block, "net.sni.host == \"example.com\"")]);
+    let blocked = Refused(Refusal::Blocked, Some(1));
+    let others = "198.51.100.7:8443";
+    assert_eq!(case.tls(others, Some("example.com")), blocked);
+    case.inspect(InspectionMode::Static);
+    assert_eq!(case.tls(others, Some("example.com")), Dialled(others, None));
+    assert_eq!(case.tls("198.51.100.7:443", Some("example.com")), blocked);
 }
 
 #[test]
