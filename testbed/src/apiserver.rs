@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -19,7 +19,9 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use crate::https::{self, Body};
-use crate::pki::Pki;
+use crate::pki::{ENGINEER_TOKEN, Pki};
+
+pub use crate::https::Clients;
 
 mod discovery;
 mod patch;
@@ -35,6 +37,7 @@ use store::Store;
 #[derive(Clone)]
 pub struct Server {
     tls: TlsAcceptor,
+    clients: Clients,
     store: Arc<Store>,
 }
 
@@ -46,23 +49,33 @@ impl std::fmt::Debug for Server {
 
 impl Server {
     /// A server with the namespaces `default` and `kube-system`, no pods, and the certificates of `pki`.
-    pub fn new(pki: &Pki) -> Result<Self> {
+    pub fn new(pki: &Pki, clients: Clients) -> Result<Self> {
         let store = Arc::new(Store::default());
         for name in ["default", "kube-system"] {
             rest::create_namespace(&store, name);
         }
-        Ok(Self { tls: https::acceptor(pki)?, store })
+        Ok(Self { tls: https::acceptor(pki, clients)?, clients, store })
     }
 
     /// Serves what `listener` accepts, until dropped.
     pub async fn serve(self, listener: TcpListener) {
-        let store = self.store;
+        let (store, clients) = (self.store, self.clients);
         https::serve(listener, self.tls, move |request| {
             let store = store.clone();
-            async move { route(store, request).await.unwrap_or_else(|failure| failure.response()) }
+            async move {
+                if clients == Clients::Token && !has_token(&request) {
+                    return Failure::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized").response();
+                }
+                route(store, request).await.unwrap_or_else(|failure| failure.response())
+            }
         })
         .await;
     }
+}
+
+fn has_token(request: &Request<Incoming>) -> bool {
+    let wanted = format!("Bearer {ENGINEER_TOKEN}");
+    request.headers().get(AUTHORIZATION).is_some_and(|found| found.as_bytes() == wanted.as_bytes())
 }
 
 async fn route(store: Arc<Store>, request: Request<Incoming>) -> Result<Response<Body>, Failure> {

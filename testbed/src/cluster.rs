@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::apiserver::Clients;
 use crate::kubectl::{Kubectl, Session};
 use crate::kubelet::Kubelet;
 use crate::net::{API_V4, API_V6, Host, Namespace, World, api_address};
@@ -56,6 +57,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts it; logs and certificates go to `dir`.
     pub async fn start(world: &World, dir: &Path) -> Result<Self> {
+        Self::serving(world, dir, Clients::Certificate).await
+    }
+
+    /// The same for these clients. A real API server takes both.
+    pub async fn serving(world: &World, dir: &Path, clients: Clients) -> Result<Self> {
         let pki = Pki::open(&dir.join("certificates"))?;
         let mut cluster = Self {
             kubelet: None,
@@ -66,7 +72,7 @@ impl Cluster {
         };
         match std::env::var_os("KUBE_APISERVER") {
             Some(apiserver) => cluster.start_real(world, Path::new(&apiserver)).await?,
-            None => cluster.start_own(world).await?,
+            None => cluster.start_own(world, clients).await?,
         }
         Ok(cluster)
     }
@@ -92,9 +98,12 @@ impl Cluster {
         Session::new(kubectl, Some(host), &path, &family.server(), &self.pki)
     }
 
-    async fn start_own(&mut self, world: &World) -> Result<()> {
+    async fn start_own(&mut self, world: &World, clients: Clients) -> Result<()> {
         let mut command = world.cluster.command(built("testbed-apiserver")?);
         command.arg("--certificates").arg(self.dir.join("certificates"));
+        if clients == Clients::Token {
+            command.args(["--clients", "token"]);
+        }
         for address in api_address(API_PORT) {
             command.args(["--listen", &address.to_string()]);
         }
@@ -134,6 +143,7 @@ impl Cluster {
             format!("--tls-cert-file={}", path(certificate)),
             format!("--tls-private-key-file={}", path(key)),
             format!("--client-ca-file={}", path(self.pki.ca())),
+            format!("--token-auth-file={}", path(self.pki.tokens())),
             "--anonymous-auth=false".to_owned(),
             "--authorization-mode=RBAC".to_owned(),
             // Without a controller manager no namespace has a service account.

@@ -27,11 +27,25 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// A response's body: whole or streamed.
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// The server's side, with a client certificate of the CA demanded in the handshake.
-pub(crate) fn acceptor(pki: &Pki) -> Result<TlsAcceptor> {
+/// Who is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clients {
+    /// Those with a client certificate of the CA, which is demanded in the handshake.
+    Certificate,
+    /// Those who show the engineer's token in each request.
+    Token,
+}
+
+/// The server's side.
+pub(crate) fn acceptor(pki: &Pki, clients: Clients) -> Result<TlsAcceptor> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let roots = Arc::new(roots(&pki.ca())?);
-    let clients = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build()?;
+    let clients = match clients {
+        Clients::Certificate => {
+            WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build()?
+        }
+        Clients::Token => WebPkiClientVerifier::no_client_auth(),
+    };
     let (certificate, key) = pki.server();
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

@@ -103,6 +103,7 @@ pub struct Session<'a> {
     host: Option<&'a Host>,
     kubeconfig: PathBuf,
     proxy: Option<String>,
+    spdy: bool,
 }
 
 /// What kubectl says although nothing is wrong.
@@ -130,7 +131,7 @@ impl<'a> Session<'a> {
         pki: &Pki,
     ) -> Result<Self> {
         write_kubeconfig(path, server, pki)?;
-        Ok(Self { kubectl, host, kubeconfig: path.to_owned(), proxy: None })
+        Ok(Self { kubectl, host, kubeconfig: path.to_owned(), proxy: None, spdy: false })
     }
 
     /// The same, with `HTTPS_PROXY` set.
@@ -143,6 +144,10 @@ impl<'a> Session<'a> {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = self.kubectl.command(self.host, &self.kubeconfig, args);
         command.envs(self.proxy.iter().map(|url| ("HTTPS_PROXY", url)));
+        if self.spdy {
+            command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false");
+            command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false");
+        }
         command
     }
 
@@ -152,6 +157,21 @@ impl<'a> Session<'a> {
         config["clusters"][0]["cluster"]["proxy-url"] = proxy.into();
         fs::write(&self.kubeconfig, serde_json::to_vec_pretty(&config)?)?;
         Ok(self)
+    }
+
+    /// The same, with a token in the place of the certificate.
+    pub fn with_token(self, token: &str) -> Result<Self> {
+        let mut config: Value = serde_json::from_slice(&fs::read(&self.kubeconfig)?)?;
+        config["users"][0]["user"] = json!({ "token": token });
+        fs::write(&self.kubeconfig, serde_json::to_vec_pretty(&config)?)?;
+        Ok(self)
+    }
+
+    /// The same, with streams of SPDY, as older kubectls have them, and not over WebSockets.
+    #[must_use]
+    pub fn over_spdy(mut self) -> Self {
+        self.spdy = true;
+        self
     }
 
     /// The same, trusting another authority.

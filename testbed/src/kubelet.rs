@@ -56,9 +56,11 @@ impl Kubelet {
         });
         client.call(Method::POST, "/api/v1/nodes", Some(&node)).await.context("register the node")?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(https::serve(listener, https::acceptor(pki)?, async |request| {
-            serve(request).unwrap_or_else(|failure| failure.response())
-        }));
+        tasks.spawn(https::serve(
+            listener,
+            https::acceptor(pki, https::Clients::Certificate)?,
+            async |request| serve(request).unwrap_or_else(|failure| failure.response()),
+        ));
         tasks.spawn(async move {
             loop {
                 if let Err(error) = client.run_pods().await {

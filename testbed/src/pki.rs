@@ -17,6 +17,8 @@ use crate::net::{API_V4, API_V6, CLUSTER_V4, CLUSTER_V6};
 pub const API_NAME: &str = "api.cluster.internal";
 /// The person whose client certificate the tests use.
 pub const ENGINEER: &str = "engineer@example.com";
+/// What the same person may show in the place of the certificate, where an API server takes tokens.
+pub const ENGINEER_TOKEN: &str = "a-token-of-the-engineer";
 /// The group in that certificate: a real API server lets it do anything.
 pub const ENGINEER_GROUP: &str = "system:masters";
 
@@ -50,6 +52,11 @@ impl Pki {
     /// The engineer's certificate and key, PEM.
     pub fn client(&self) -> (PathBuf, PathBuf) {
         (self.dir.join("client.pem"), self.dir.join("client-key.pem"))
+    }
+
+    /// The tokens that a real API server takes, as its `--token-auth-file`.
+    pub fn tokens(&self) -> PathBuf {
+        self.dir.join("tokens.csv")
     }
 
     /// The public and the private key for service account tokens, PEM.
@@ -95,6 +102,7 @@ fn create(pki: &Pki) -> Result<()> {
     let key = KeyPair::generate()?;
     write(&public, &key.public_key_pem())?;
     write(&private, &key.serialize_pem())?;
+    write(&pki.tokens(), &format!("{ENGINEER_TOKEN},{ENGINEER},engineer,{ENGINEER_GROUP}\n"))?;
     // Last: its presence says that the set is whole.
     write(&pki.ca(), &ca_pem)
 }

@@ -24,12 +24,14 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -56,16 +58,46 @@ pub fn start(host: &Namespace, addresses: &[SocketAddr]) -> Result<()> {
     Ok(())
 }
 
+/// The same over TLS, with this certificate and key, PEM; whatever protocol a client offers is agreed on.
+pub fn start_tls(host: &Namespace, addresses: &[SocketAddr], certificate: &str, key: &str) -> Result<()> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(certificate.as_bytes())?],
+            PrivateKeyDer::from_pem_slice(key.as_bytes())?,
+        )?;
+    config.alpn_protocols = [&b"h2"[..], b"http/1.1", b"xmpp-client"].map(<[u8]>::to_vec).to_vec();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    for address in addresses {
+        tokio::spawn(accept_tls(host.listen(*address)?, acceptor.clone()));
+    }
+    Ok(())
+}
+
 async fn accept(listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(serve(stream));
+    }
+}
+
+async fn accept_tls(listener: TcpListener, acceptor: TlsAcceptor) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let acceptor = acceptor.clone();
         tokio::spawn(async move {
-            let service =
-                hyper::service::service_fn(async |request| Ok::<_, Infallible>(answer(request).await));
-            let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            // The client saw what there was to see.
-            let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+            if let Ok(stream) = acceptor.accept(stream).await {
+                serve(stream).await;
+            }
         });
     }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let service = hyper::service::service_fn(async |request| Ok::<_, Infallible>(answer(request).await));
+    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    // The client saw what there was to see.
+    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
 async fn answer(request: Request<Incoming>) -> Response<Body> {

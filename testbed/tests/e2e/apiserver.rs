@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use adit_testbed::apiserver::Server;
+use adit_testbed::apiserver::{Clients, Server};
 use adit_testbed::kubectl::{Kubectl, Session};
 use adit_testbed::pki::Pki;
 use rustls_pki_types::CertificateDer;
@@ -20,7 +20,7 @@ async fn start(host: &str) -> (TempDir, Pki, SocketAddr) {
     let pki = Pki::open(dir.path()).unwrap();
     let listener = TcpListener::bind((host, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(Server::new(&pki).unwrap().serve(listener));
+    tokio::spawn(Server::new(&pki, Clients::Certificate).unwrap().serve(listener));
     (dir, pki, address)
 }
 

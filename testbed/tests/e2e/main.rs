@@ -37,6 +37,7 @@ mod quic;
 mod records;
 mod recovery;
 mod refusals;
+mod worked_cases;
 
 #[path = "../../src/postgres.rs"]
 #[allow(dead_code, unreachable_pub, reason = "other tests include it too, each what it needs")]
