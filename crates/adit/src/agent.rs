@@ -80,8 +80,20 @@ fn describe(status: &Status) -> String {
     if !status.routes.is_empty() {
         lines.push(format!("Routes: {}", status.routes.join(", ")));
     }
+    for block in status.blocked.iter().take(MAX_BLOCKS_SHOWN) {
+        let mut text = format!("Blocked: {} by the rule {:?}", block.destination, block.name);
+        for more in std::iter::once(&block.message).chain(&block.support_url).filter(|more| !more.is_empty())
+        {
+            text += "; ";
+            text += more;
+        }
+        lines.push(text);
+    }
     lines.join("\n") + "\n"
 }
+
+/// How many blocks are shown to people; there may be more in the JSON.
+const MAX_BLOCKS_SHOWN: usize = 5;
 
 /// How programs come to the agent.
 fn mode(status: &Status) -> String {

@@ -17,6 +17,7 @@
 //!
 //! It decides nothing: what a device may reach, the edge says.
 
+mod blocks;
 mod capture;
 mod carrier;
 mod choice;

@@ -293,6 +293,7 @@ impl Service {
             mtu: self.config.mtu,
             transport: self.config.transport,
             networks: RefCell::new(Networks::load(Rc::clone(&self.state))),
+            blocks: RefCell::default(),
             status: self.status.clone(),
             stop: stop.clone(),
             new_until,

@@ -14,13 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_model::Cidr;
-use adit_wire::device::{DeviceState, Event};
+use adit_wire::device::{Block, DeviceState, Event};
 use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::blocks::{self, Blocks};
 use crate::capture::Capture;
 use crate::choice::{Choice, TransportSetting};
 use crate::dialer::{ConnectError, Dialer};
@@ -77,6 +78,8 @@ pub(crate) struct Session {
     pub(crate) mtu: u32,
     pub(crate) transport: TransportSetting,
     pub(crate) networks: RefCell<Networks>,
+    /// What rules have blocked lately.
+    pub(crate) blocks: RefCell<Blocks>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) stop: CancellationToken,
     /// Until then an edge may not know the device yet.
@@ -191,6 +194,7 @@ impl Session {
                 self.fail(&"another process uses this device's key");
                 return Some(Followed::End(SessionEnd::Superseded));
             }
+            Report::Event(Event::Blocked(block)) => self.blocked(block),
             Report::Event(Event::Draining | Event::Ping) => {}
             Report::Unauthorized => {
                 self.fail(&ConnectError::Unauthorized);
@@ -202,6 +206,18 @@ impl Session {
             }
         }
         None
+    }
+
+    /// Says what a rule has blocked, unless it was said a moment ago.
+    fn blocked(&self, block: Block) {
+        if !self.blocks.borrow_mut().is_new(&block, Instant::now().into_std()) {
+            return;
+        }
+        tracing::warn!(
+            rule = block.name, layer = %block.layer, destination = block.destination, message = block.message,
+            help = block.support_url, "blocked"
+        );
+        self.status.send_modify(|status| blocks::keep(&mut status.blocked, block));
     }
 
     /// Without any carrier, flows wait for the next one.

@@ -1,5 +1,6 @@
 //! What the agent says of itself.
 
+use adit_wire::device::Block;
 use serde::{Deserialize, Serialize};
 
 /// Where the agent stands. New states may come: read unknown ones as "not connected".
@@ -48,6 +49,9 @@ pub struct Status {
     pub interface: Option<String>,
     /// Where the proxy listens, if there is one instead of an interface.
     pub proxy: Option<String>,
+    /// What rules have blocked lately and said that it is to be shown, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocked: Vec<Block>,
     /// What went wrong last, in words; empty while connected.
     pub last_error: Option<String>,
 }

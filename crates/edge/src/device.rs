@@ -15,8 +15,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_model::{DnsProtocol, FlowFacts, Protocol, Record, Refusal, Registration, RegistrationSeen};
 use adit_transport::WriteChunk;
-use adit_wire::device::{self, DeviceState, Event, PING_SECONDS};
-use tokio::sync::watch;
+use adit_wire::device::{self, Block, DeviceState, Event, PING_SECONDS};
+use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use crate::Shared;
@@ -163,6 +163,7 @@ impl Device {
             edges: edges.clone(),
         };
         let (mut event, mut pending) = (Event::State(state), false);
+        let mut blocks = self.session.blocks();
         let mut ping = tokio::time::interval(Duration::from_secs(PING_SECONDS));
         ping.reset();
         loop {
@@ -196,6 +197,7 @@ impl Device {
                         continue_with_ping()
                     }
                 }
+                Some(block) = next(&mut blocks) => Event::Blocked(block),
                 _ = ping.tick() => Event::Ping,
             };
         }
@@ -225,6 +227,14 @@ impl Device {
 /// Waits for a change, unless there is more to tell of the last one.
 async fn changes(changed: &mut watch::Receiver<u64>, pending: bool) -> Result<(), watch::error::RecvError> {
     if pending { Ok(()) } else { changed.changed().await }
+}
+
+/// The next block, where there is somebody to tell of any.
+async fn next(blocks: &mut Option<mpsc::Receiver<Block>>) -> Option<Block> {
+    match blocks {
+        Some(blocks) => blocks.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// A change that does not concern the device is a sign of life all the same.

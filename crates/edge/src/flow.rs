@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_model::{
     Blocks, ClosedBy, ConnectionId, DecisionPhase, DecisionRecord, FirstBytes, FlowEnd, FlowFacts, FlowId,
-    FlowRecord, InspectionRecord, Logging, NodeId, Party, Protocol, Record, Refusal, RuleName,
+    FlowRecord, InspectionRecord, Logging, NodeId, Party, Protocol, Record, Refusal, RuleId, RuleName,
 };
 use adit_policy::{Decision, Known, Permit, Snapshot, Treatment};
 use adit_transport::datagram::{DatagramFlow, ExchangeEnd, Exchanged, exchange};
@@ -25,6 +25,7 @@ use crate::first_bytes::hold;
 use crate::first_datagrams::{hold_datagrams, look_ahead, turn_away};
 use crate::inspection::{self, Inspected, Looked};
 use crate::limits::DATAGRAM_IDLE;
+use crate::notices;
 use crate::sessions::{Cut, Session};
 
 /// A flow that asks to be carried.
@@ -233,6 +234,9 @@ fn note(way: Way<'_>, snapshot: &Snapshot, decision: Decision, outcome: &mut Out
         Decision::AwaitsFirstBytes => (None, None, None),
     };
     outcome.rule = rule.and_then(|rule| snapshot.rule_name(way.facts.account, adit_model::Filter::L4, rule));
+    if let (Some(Blocks::Yes), Some(rule)) = (blocks, rule) {
+        tell(way, snapshot, rule);
+    }
     let Some(blocks) = blocks else { return };
     let phase = *outcome.phase.get_or_insert(DecisionPhase::Opening);
     if !way.logging.enabled || !way.logging.l4.wants(blocks) {
@@ -252,6 +256,16 @@ fn note(way: Way<'_>, snapshot: &Snapshot, decision: Decision, outcome: &mut Out
         None => way.shared.record(Record::Decision(record)),
         Some(_) => outcome.pending = Some(record),
     }
+}
+
+/// Has the device told that a rule blocked its flow, if the rule says so.
+fn tell(way: Way<'_>, snapshot: &Snapshot, rule: RuleId) {
+    let whose = (way.facts.account, way.facts.registration);
+    let destination = match &way.facts.named {
+        Some(named) => format!("{}:{}", named.name, way.facts.destination.port()),
+        None => way.facts.destination.to_string(),
+    };
+    notices::flow_blocked(way.shared, snapshot, whose, rule, &destination);
 }
 
 async fn carried_out<A: Asked>(way: Way<'_>, decision: Decision, asked: A, outcome: &mut Outcome) -> FlowEnd {
@@ -280,8 +294,9 @@ async fn permitted<A: Asked>(way: Way<'_>, permit: Permit, asked: A, outcome: &m
         Some(end) => end,
         None => match open.flow.cut_by() {
             Some(rule) => {
-                outcome.rule =
-                    way.shared.snapshots.current().rule_name(way.facts.account, adit_model::Filter::L4, rule);
+                let now = way.shared.snapshots.current();
+                outcome.rule = now.rule_name(way.facts.account, adit_model::Filter::L4, rule);
+                tell(way, &now, rule);
                 FlowEnd::CutByRule
             }
             None => end_of(way.session.why()),

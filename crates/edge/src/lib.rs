@@ -30,6 +30,7 @@ mod kept;
 mod limits;
 mod metrics;
 mod named;
+mod notices;
 mod peer;
 mod pulse;
 mod record;

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use adit_model::RegistrationId;
 use adit_policy::Snapshot;
+use adit_wire::device::Block;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -28,9 +30,19 @@ pub(crate) struct Session {
     instance: Mutex<Option<Uuid>>,
     why: Mutex<Option<Cut>>,
     ended: CancellationToken,
+    told: mpsc::Sender<Block>,
+    to_tell: Mutex<Option<mpsc::Receiver<Block>>>,
 }
 
+/// Blocks that a device has not been told of yet.
+const MAX_UNTOLD: usize = 16;
+
 impl Session {
+    /// What rules have blocked and the device is to be told of. The first who asks gets it.
+    pub(crate) fn blocks(&self) -> Option<mpsc::Receiver<Block>> {
+        self.to_tell.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Resolves when the edge ends the connection.
     pub(crate) async fn cut(&self) -> Cut {
         self.ended.cancelled().await;
@@ -75,11 +87,14 @@ impl Sessions {
         if sessions.len() >= MAX_CONNECTIONS_PER_DEVICE {
             return Err(TooManySessions);
         }
+        let (told, to_tell) = mpsc::channel(MAX_UNTOLD);
         let session = Arc::new(Session {
             registration,
             instance: Mutex::new(None),
             why: Mutex::new(None),
             ended: stopping.child_token(),
+            told,
+            to_tell: Mutex::new(Some(to_tell)),
         });
         sessions.push(Arc::clone(&session));
         Ok(session)
@@ -119,6 +134,16 @@ impl Sessions {
                 for session in sessions {
                     session.end(Cut::Revoked);
                 }
+            }
+        }
+    }
+
+    /// Tells a device of a block, on every connection that it listens on. Without room it is not told.
+    pub(crate) fn tell(&self, registration: RegistrationId, block: &Block) {
+        let by_registration = self.by_registration.lock().unwrap_or_else(PoisonError::into_inner);
+        for session in by_registration.get(&registration).into_iter().flatten() {
+            if session.told.try_send(block.clone()).is_err() {
+                tracing::debug!(rule = %block.rule, "a device is not told of a block: it does not listen");
             }
         }
     }

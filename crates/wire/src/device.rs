@@ -21,7 +21,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use adit_model::{Cidr, DeviceId, Protocol, Refusal, RegistrationId};
+use adit_model::{Cidr, DeviceId, Filter, Protocol, Refusal, RegistrationId, RuleId};
 use serde::{Deserialize, Serialize};
 
 /// The protocol's name in TLS (RFC 7301).
@@ -111,6 +111,8 @@ pub enum Event {
         /// As in [`DeviceState::edges`].
         edges: Vec<String>,
     },
+    /// A rule blocked something that the device asked for, and says that it is to be shown (Gateway semantics, 5.2).
+    Blocked(Block),
     /// The registration was revoked: nothing more is carried.
     Revoked,
     /// A newer process uses the same device key: this one must stop (design, section 4).
@@ -119,6 +121,27 @@ pub enum Event {
     Draining,
     /// Nothing but a sign of life.
     Ping,
+}
+
+/// What a rule blocked, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Block {
+    /// The rule.
+    pub rule: RuleId,
+    /// Its name.
+    pub name: String,
+    /// Of which layer it is.
+    pub layer: Filter,
+    /// The name that was asked for, or the address and port.
+    pub destination: String,
+    /// What the rule says to whoever it concerns; may be empty.
+    #[serde(default)]
+    pub message: String,
+    /// Where help is, if anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub support_url: Option<String>,
+    /// When, in seconds since 1970.
+    pub at: u64,
 }
 
 /// Who the device is, and what it may reach.
@@ -159,7 +182,7 @@ impl Event {
             return Err(EventError::TooLong);
         }
         let kind: Kind<'_> = serde_json::from_slice(line).map_err(EventError::Malformed)?;
-        let known = ["state", "networks", "edges", "revoked", "superseded", "draining", "ping"]
+        let known = ["state", "networks", "edges", "blocked", "revoked", "superseded", "draining", "ping"]
             .contains(&kind.kind.as_ref());
         if known { serde_json::from_slice(line).map(Some).map_err(EventError::Malformed) } else { Ok(None) }
     }

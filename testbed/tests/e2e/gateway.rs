@@ -156,3 +156,43 @@ async fn a_block_rule_cuts_what_is_open_within_seconds_unless_the_account_leaves
     tokio::time::sleep(Duration::from_secs(3)).await;
     origin::check_echo(&mut stays, b"still here").await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_is_told_what_a_rule_has_blocked_if_the_rule_says_so() {
+    let chain = Chain::start().await.unwrap();
+    let address = api_address(PORT)[0];
+    let _origin = Origin::start(&chain.world.cluster, &[address]).unwrap();
+    let told = async || {
+        let status = chain.agent_status().await.unwrap();
+        status["blocked"].as_array().cloned().unwrap_or_default()
+    };
+    // A rule that says nothing of it is silent.
+    let silent = rule(&chain, &l4("silent", "block", 10, &format!("net.dst.ip == {}", address.ip()))).await;
+    soon("blocked", async || chain.world.laptop.connect(address).await.is_err()).await;
+    assert_eq!(told().await, [] as [Value; 0]);
+    remove(&chain, &silent).await;
+
+    let mut loud = l4("Not for you", "block", 10, &format!("net.dst.port == {PORT}"));
+    loud["rule_settings"] = json!({
+        "notification_settings": { "enabled": true, "msg": "Ask Ada.", "support_url": "https://help.example.com/" }
+    });
+    let id = rule(&chain, &loud).await;
+    soon("told", async || {
+        let _ = chain.world.laptop.connect(address).await;
+        !told().await.is_empty()
+    })
+    .await;
+    let block = told().await.swap_remove(0);
+    assert_eq!((&block["rule"], &block["layer"]), (&json!(id), &json!("l4")), "{block}");
+    assert_eq!(block["destination"], address.to_string());
+    assert_eq!(block["message"], "Ask Ada.");
+    // Again and again the same is told of once.
+    for _ in 0..3 {
+        chain.world.laptop.connect(address).await.unwrap_err();
+    }
+    assert_eq!(told().await.len(), 1);
+    let printed = chain.agent_command(&["status"]).await.unwrap();
+    let line =
+        format!("Blocked: {address} by the rule \"Not for you\"; Ask Ada.; https://help.example.com/\n");
+    assert!(printed.contains(&line), "{printed}");
+}

@@ -18,6 +18,7 @@ use super::cache::Key;
 use super::content::{MADE_TTL_SECS, blocked, facts_of, overridden, passed_on, renamed, stood_for};
 use super::upstream::{Behalf, Choice, NoAnswer, ask};
 use crate::Shared;
+use crate::notices;
 use crate::synthetic::Family;
 
 /// Answers one query. `None` for what is no query.
@@ -197,6 +198,14 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// The answer of a name that a rule blocks, of which the device is told if the rule says so.
+    fn blocked(&self, rule: &Rule, decision: DnsDecision, outcome: &mut Outcome) -> Message {
+        if let Some(device) = &self.asker.registration {
+            notices::blocked(self.shared, device.id, rule, &self.name);
+        }
+        outcome.blocked(self.query, rule, decision)
+    }
+
     fn facts<'f>(&'f self, name: &'f str) -> QueryFacts<'f> {
         QueryFacts {
             account: self.asker.account,
@@ -217,7 +226,7 @@ impl Asked<'_> {
         }
         let facts = self.facts(&self.name);
         match self.snapshot.query_verdict(&facts) {
-            QueryVerdict::Block(rule) => outcome.blocked(query, rule, DnsDecision::BlockedByQuery),
+            QueryVerdict::Block(rule) => self.blocked(rule, DnsDecision::BlockedByQuery, outcome),
             QueryVerdict::Addresses(rule, addresses) => {
                 outcome.by(rule, DnsDecision::Overridden);
                 overridden(query, addresses)
@@ -239,7 +248,7 @@ impl Asked<'_> {
                     Err(failed) => return failed,
                 };
                 match self.snapshot.answer_verdict(&facts, &facts_of(&found)) {
-                    AnswerVerdict::Block(rule) => outcome.blocked(query, rule, DnsDecision::BlockedByAnswer),
+                    AnswerVerdict::Block(rule) => self.blocked(rule, DnsDecision::BlockedByAnswer, outcome),
                     AnswerVerdict::Allow(rule) => {
                         if let Some(rule) = rule {
                             outcome.by(rule, DnsDecision::Allowed);

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use adit_inspect::{Exchange, Gate, PageContext, Verdict};
+use adit_inspect::{Action, Exchange, Gate, PageContext, Verdict};
 use adit_model::{FirstBytes, FlowFacts, Party, RequestFacts, Rule};
 use adit_policy::{HttpVerdict, PassReason, Treatment};
 use rustls::sign::CertifiedKey;
 
 use crate::Shared;
+use crate::notices;
 
 /// One flow, for its judge.
 pub(super) struct FlowGate {
@@ -46,6 +47,14 @@ impl Gate for FlowGate {
     }
 
     fn record(&self, exchange: &Exchange<'_>) {
+        if let (Action::Block, Some(rule)) = (exchange.action, exchange.rule) {
+            notices::blocked(
+                &self.shared,
+                self.facts.registration,
+                rule,
+                exchange.request.host.unwrap_or_default(),
+            );
+        }
         super::requests::record(&self.shared, &self.party, exchange);
     }
 

@@ -313,8 +313,11 @@ pub(super) fn remarks(filter: Filter, settings: &RuleSettings) -> Vec<String> {
         ("allow_child_bypass", settings.allow_child_bypass),
         ("bypass_parent_rule", settings.bypass_parent_rule),
         (
-            "notification_settings",
-            settings.notification_settings.as_ref().is_some_and(|shown| shown.enabled == Some(true)),
+            "notification_settings.include_context",
+            settings
+                .notification_settings
+                .as_ref()
+                .is_some_and(|shown| shown.enabled == Some(true) && shown.include_context == Some(true)),
         ),
         (
             "redirect.include_context",
