@@ -160,7 +160,11 @@ async fn a_host_name_is_new_then_unchanged_and_taken_only_with_overwrite() {
 async fn what_is_no_public_host_name_or_our_own_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).await.unwrap();
-    let own = Settings { own_names: vec!["adit.example.com".into()], ..Settings::default() };
+    let own = Settings {
+        own_names: vec!["adit.example.com".into()],
+        dns_domain: "dns.adit.example.com".into(),
+        ..Settings::default()
+    };
     let control = Control::new(store, own).await.unwrap();
     let token = std::fs::read_to_string(dir.path().join("admin-token")).unwrap().trim().to_owned();
     let api = Api { router: api::router(control.clone()), control, token, dir };
