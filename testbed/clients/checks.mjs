@@ -359,6 +359,26 @@ const checks = {
       await lists.delete(ips.id, { account_id });
     },
   },
+  locations: {
+    async a_location_comes_back_as_it_was_written() {
+      const { locations } = client().zeroTrust.gateway;
+      const networks = [{ network: "192.0.2.0/24" }];
+      const made = await locations.create({ account_id, name: "js office", networks });
+      const read = await locations.get(made.id, { account_id });
+      for (const location of [made, read]) {
+        equal([location.name, location.client_default, location.endpoints], ["js office", false, null]);
+        equal([location.networks, location.doh_subdomain], [networks, made.doh_subdomain]);
+      }
+      const defaults = (await all(locations.list({ account_id }))).filter((row) => row.client_default);
+      equal(defaults.length, 1);
+      const changed = await locations.update(made.id, { account_id, name: "js home" });
+      equal([changed.name, changed.networks], ["js home", null]);
+      await refused(400, 2102, () => locations.create({ account_id, name: "bad", ecs_support: true }));
+      await refused(400, 2102, () => locations.delete(defaults[0].id, { account_id }));
+      await locations.delete(made.id, { account_id });
+      await refused(404, 2100, () => locations.get(made.id, { account_id }));
+    },
+  },
   audit: {
     async a_cursor_walks_over_every_record_once() {
       const api = client();

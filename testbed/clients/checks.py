@@ -543,6 +543,40 @@ def every_action_is_accepted_or_refused_by_its_filter():
     assert not accepted & {("dns", "isolate"), ("l4", "off"), ("http", "egress"), ("egress", "block")}, accepted
 
 
+@check("locations")
+def a_location_comes_back_as_it_was_written():
+    locations = client().zero_trust.gateway.locations
+    (default,) = [row for row in locations.list(account_id=ACCOUNT) if row.client_default]
+    sent = {
+        "name": "py office",
+        "networks": [{"network": "192.0.2.0/24"}],
+        "endpoints": {
+            "doh": {"enabled": True, "require_token": False, "networks": [{"network": "198.51.100.7/32"}]},
+            "dot": {"enabled": True},
+            "ipv4": {"enabled": False},
+            "ipv6": {"enabled": False},
+        },
+    }
+    made = locations.create(account_id=ACCOUNT, **sent)
+    read = locations.get(made.id, account_id=ACCOUNT)
+    for location in (made, read):
+        equal((location.name, location.client_default, location.ecs_support), ("py office", False, False))
+        equal([row.network for row in location.networks], ["192.0.2.0/24"])
+        equal((location.endpoints.doh.enabled, location.endpoints.doh.require_token), (True, False))
+        equal([row.network for row in location.endpoints.doh.networks], ["198.51.100.7/32"])
+        equal((location.endpoints.dot.enabled, location.endpoints.dot.networks), (True, None))
+        equal((location.doh_subdomain, location.ip), (made.doh_subdomain, None))
+    changed = locations.update(made.id, account_id=ACCOUNT, name="py home")
+    equal((changed.name, changed.networks, changed.endpoints), ("py home", None, None))
+    equal(changed.doh_subdomain, made.doh_subdomain)
+    error = refused(400, 2102, locations.create, account_id=ACCOUNT, name="bad", ecs_support=True)
+    equal(error.body["errors"][0]["source"]["pointer"], "/ecs_support")
+    refused(409, 2101, locations.create, account_id=ACCOUNT, name="py home")
+    refused(400, 2102, locations.delete, default.id, account_id=ACCOUNT)
+    locations.delete(made.id, account_id=ACCOUNT)
+    refused(404, 2100, locations.get, made.id, account_id=ACCOUNT)
+
+
 @check("audit")
 def a_cursor_walks_over_every_record_once():
     api = client()

@@ -13,6 +13,7 @@ pub mod apiserver;
 pub mod capture;
 pub mod chain;
 pub mod cluster;
+pub mod dns_over_tls;
 pub mod https;
 pub mod kubectl;
 pub mod kubelet;

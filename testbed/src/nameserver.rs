@@ -126,13 +126,8 @@ impl Server {
     }
 }
 
-/// Asks a resolver from a host, over UDP, and over TCP when the answer says so. Knows of EDNS.
-pub async fn ask(
-    host: &Namespace,
-    resolver: SocketAddr,
-    name: &str,
-    record_type: RecordType,
-) -> Result<Message> {
+/// A query that knows of EDNS.
+pub fn query(name: &str, record_type: RecordType) -> Result<Message> {
     let mut query = Message::query();
     query.metadata.message_type = MessageType::Query;
     query.metadata.recursion_desired = true;
@@ -140,7 +135,17 @@ pub async fn ask(
     let mut edns = Edns::new();
     edns.set_max_payload(1232);
     query.set_edns(edns);
-    let bytes = query.to_vec()?;
+    Ok(query)
+}
+
+/// Asks a resolver from a host, over UDP, and over TCP when the answer says so. Knows of EDNS.
+pub async fn ask(
+    host: &Namespace,
+    resolver: SocketAddr,
+    name: &str,
+    record_type: RecordType,
+) -> Result<Message> {
+    let bytes = query(name, record_type)?.to_vec()?;
     let any = if resolver.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = host.udp(any.parse()?)?;
     socket.send_to(&bytes, resolver).await?;

@@ -189,6 +189,13 @@ pub(crate) struct UpFlags {
     /// Resolver that is asked for names where no rule says otherwise; may be repeated [default: those of /etc/resolv.conf]
     #[arg(long, env = "ADIT_DNS_UPSTREAM", value_name = "ADDRESS", value_delimiter = ',')]
     pub(crate) dns_upstream: Vec<String>,
+    /// Listener for DNS over TLS, for the DNS locations of devices without the agent; its port is 853 elsewhere [default: none]
+    #[arg(long, env = "ADIT_DOT", value_name = "ADDRESS")]
+    pub(crate) dot: Option<String>,
+    /// Domain whose hosts are the DNS locations, over HTTPS and TLS; its names lead here [default: dns. and the first
+    /// --public-host that is a name]
+    #[arg(long, env = "ADIT_DNS_DOMAIN", value_name = "NAME")]
+    pub(crate) dns_domain: Option<String>,
     #[command(flatten)]
     pub(crate) records: RecordFlags,
     #[command(flatten)]

@@ -28,7 +28,7 @@ use crate::nodes::Member;
 use crate::nodes::enrolment::Enrolment;
 use crate::nodes::identity::Enrolled;
 use crate::records::{self, RecordFlags, Sinks};
-use crate::up::settings::{at_port, with};
+use crate::up::settings::{at_port, dns_domain, with};
 use crate::up::{CHANGES, COMMANDS, RECORDS, REPORTS, try_ports, with_hint};
 use crate::{listener, log, shutdown, threads};
 use settings::{Code, Settings};
@@ -84,6 +84,13 @@ pub(crate) struct EdgeFlags {
     /// Resolver that is asked for names where no rule says otherwise; may be repeated [default: those of /etc/resolv.conf]
     #[arg(long, env = "ADIT_DNS_UPSTREAM", value_name = "ADDRESS", value_delimiter = ',')]
     dns_upstream: Vec<String>,
+    /// Listener for DNS over TLS, for the DNS locations of devices without the agent; its port is 853 elsewhere [default: none]
+    #[arg(long, env = "ADIT_DOT", value_name = "ADDRESS")]
+    dot: Option<String>,
+    /// Domain whose hosts are the DNS locations, over HTTPS and TLS; its names lead here [default: dns. and the first
+    /// host of this node that is a name]
+    #[arg(long, env = "ADIT_DNS_DOMAIN", value_name = "NAME")]
+    dns_domain: Option<String>,
     #[command(flatten)]
     records: RecordFlags,
     #[command(flatten)]
@@ -102,7 +109,7 @@ pub(crate) fn run(flags: EdgeFlags) -> anyhow::Result<()> {
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let signal = shutdown::on_signal()?;
     let metrics = listener::bind("metrics", settings.metrics).await?;
-    try_ports(settings.https, settings.tunnel)?;
+    try_ports(settings.https, settings.tunnel, settings.dot)?;
     let supplied = settings.certificates.iter().cloned().map(Supplied::open).collect::<Result<_, _>>()?;
     let enrolment = Enrolment {
         data: &settings.data,
@@ -124,6 +131,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         management: axum::Router::new(),
         enrolment: axum::Router::new(),
         dns_upstreams: settings.dns_upstreams.clone(),
+        dns_domain: dns_domain(settings.dns_domain.as_deref(), &enrolled.hosts)?,
+        dot: settings.dot,
         peer: Some(PeerIdentity { node: enrolled.node, identity: enrolled.identity()? }),
     };
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());

@@ -42,7 +42,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         Some(address) => Some(listener::bind("http", address).await?),
         None => None,
     };
-    try_ports(settings.https, settings.tunnel)?;
+    try_ports(settings.https, settings.tunnel, settings.dot)?;
     let supplied = settings.certificates.iter().cloned().map(Supplied::open).collect::<Result<_, _>>()?;
     let store = match &settings.database {
         Some(url) => Store::open_postgres(url.reveal(), &settings.data).await?,
@@ -51,6 +51,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let served = adit_control::Settings {
         node: settings.node.clone(),
         edges: settings.connector_edges(),
+        dns_domain: settings.dns_domain.clone(),
         own_names: settings.served_names().into_iter().chain(settings.connector_names()).collect(),
     };
     let control = Control::new(store, served).await?;
@@ -85,6 +86,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         management,
         enrolment: adit_control::device::router(control.clone()),
         dns_upstreams: settings.dns_upstreams.clone(),
+        dns_domain: settings.dns_domain.clone(),
+        dot: settings.dot,
         peer,
     };
     let tasks = TaskTracker::new();
@@ -112,6 +115,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     tracing::info!(
         https = %edge.https(),
         tunnel = %edge.tunnel(),
+        dot = edge.dot().map(tracing::field::display),
         metrics = %settings.metrics,
         account = %control.account(),
         data = %settings.data.display(),
@@ -203,11 +207,18 @@ fn write_url(directory: &Path, https: SocketAddr) -> anyhow::Result<()> {
 }
 
 /// Finds out that a port cannot be had before anything is written.
-pub(crate) fn try_ports(https: SocketAddr, tunnel: SocketAddr) -> anyhow::Result<()> {
+pub(crate) fn try_ports(
+    https: SocketAddr,
+    tunnel: SocketAddr,
+    dot: Option<SocketAddr>,
+) -> anyhow::Result<()> {
     let failed = |listener, address| {
         move |source| with_hint(adit_edge::StartError::Listen { listener, address, source })
     };
     std::net::TcpListener::bind(https).map_err(failed("https", https))?;
+    if let Some(dot) = dot {
+        std::net::TcpListener::bind(dot).map_err(failed("dot", dot))?;
+    }
     std::net::UdpSocket::bind(tunnel).map_err(failed("tunnel", tunnel))?;
     std::net::TcpListener::bind(tunnel).map_err(failed("tunnel", tunnel))?;
     Ok(())
@@ -323,10 +334,10 @@ pub(crate) fn with_hint(error: adit_edge::StartError) -> anyhow::Error {
         .map(std::io::Error::kind);
     let hint = match kind {
         Some(std::io::ErrorKind::AddrInUse) => {
-            "; stop what uses it, or choose another address with --https or --tunnel"
+            "; stop what uses it, or choose another address with --https, --tunnel or --dot"
         }
         Some(std::io::ErrorKind::PermissionDenied) => {
-            "; ports below 1024 need CAP_NET_BIND_SERVICE, or choose others with --https and --tunnel"
+            "; ports below 1024 need CAP_NET_BIND_SERVICE, or choose others with --https, --tunnel and --dot"
         }
         Some(std::io::ErrorKind::AddrNotAvailable) => "; the address is not this machine's",
         _ => "",

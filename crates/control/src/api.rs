@@ -21,6 +21,7 @@ mod gateway;
 mod hostname_route;
 mod ingress;
 mod list;
+mod location;
 mod logging;
 mod management;
 mod member;
@@ -319,6 +320,7 @@ pub fn fuzz_request(data: &[u8]) {
         for key in ["rule_settings", "schedule"] {
             fields.value(key).into_iter().for_each(rule::fuzz);
         }
+        fields.value("location").into_iter().for_each(location::fuzz);
         let _read = (fields.secret("tunnel_secret", 32..=1024, ""), fields.time("expires_on"));
     }
     if let Ok(text) = std::str::from_utf8(data) {

@@ -42,13 +42,20 @@ pub struct Settings {
     pub node: String,
     /// The names by which this installation itself is reached: no public host name may be one of them.
     pub own_names: Vec<String>,
+    /// The domain whose hosts are DNS locations: no public host name may be in it.
+    pub dns_domain: String,
     /// Where connectors find the edge, `HOST:PORT`: told to whoever makes a tunnel.
     pub edges: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { node: "adit".into(), own_names: Vec::new(), edges: Vec::new() }
+        Self {
+            node: "adit".into(),
+            own_names: Vec::new(),
+            dns_domain: "dns.localhost".into(),
+            edges: Vec::new(),
+        }
     }
 }
 

@@ -27,6 +27,8 @@ mod ingress;
 mod isolation;
 #[path = "control/lists.rs"]
 mod lists;
+#[path = "control/locations.rs"]
+mod locations;
 #[path = "control/logs.rs"]
 mod logs;
 #[path = "control/members.rs"]

@@ -38,6 +38,10 @@ pub struct EdgeConfig {
     pub enrolment: Router,
     /// The resolvers that are asked for names where no rule says otherwise, in this order.
     pub dns_upstreams: Vec<SocketAddr>,
+    /// The domain whose hosts are DNS locations, in lower case.
+    pub dns_domain: String,
+    /// TCP address for DNS over TLS, if it is served.
+    pub dot: Option<SocketAddr>,
     /// By what other nodes know this one. `None`: it is the only one.
     pub peer: Option<PeerIdentity>,
 }

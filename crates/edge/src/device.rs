@@ -127,7 +127,7 @@ impl Device {
             resolver: Some(resolver),
             protocol: DnsProtocol::Device,
             location: None,
-            subdomain: None,
+            user: None,
         };
         let Some(mut stream) = asked.accept().await else { return };
         let serving = dns::serve(&self.shared, &asker, &mut stream, None);

@@ -4,6 +4,8 @@
 //! name's tunnel ([`request`]): HTTP/1.1, HTTP/2, and WebSockets over either. [`Hostnames`] knows the names that have been
 //! asked for, with their certificates, which it has made on demand.
 //!
+//! Beside them are the hosts of DNS locations, which the edge answers itself ([`crate::dns`]).
+//!
 //! What always holds: a connection serves the name that it was made for and no other; a name that nobody has registered
 //! gets nothing; what a client says in headers that are the edge's is removed before anything else ([`headers`]); a name
 //! that is removed loses what it has open. Who the client is, nobody asks here yet: a public host name is public.
@@ -19,12 +21,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use adit_model::{AccountId, PublicHostname};
+use adit_model::{AccountId, LocationId, PublicHostname};
 use adit_policy::Snapshot;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use answer::{Body, page, whole};
 pub(crate) use connection::serve;
 
 use crate::config::Certificates;
@@ -34,6 +37,8 @@ use crate::config::Certificates;
 pub(crate) struct Served {
     name: PublicHostname,
     account: AccountId,
+    /// The DNS location whose host it is; else it leads to a tunnel.
+    location: Option<LocationId>,
     certificate: Arc<CertifiedKey>,
     made: Instant,
     /// Cancelled when the name is removed.
@@ -44,34 +49,72 @@ pub(crate) struct Served {
 #[derive(Debug)]
 pub(crate) struct Hostnames {
     certificates: Arc<dyn Certificates>,
+    /// The domain whose hosts are DNS locations.
+    dns_domain: String,
     served: Mutex<HashMap<PublicHostname, Arc<Served>>>,
 }
 
+/// Whose a host name is, and what it leads to.
+#[derive(Debug, PartialEq, Eq)]
+struct Known {
+    name: PublicHostname,
+    account: AccountId,
+    location: Option<LocationId>,
+}
+
+impl Served {
+    /// The DNS location whose host it is.
+    pub(crate) fn location(&self) -> Option<LocationId> {
+        self.location
+    }
+
+    /// Cancelled when the name is removed.
+    pub(crate) fn removed(&self) -> &CancellationToken {
+        &self.removed
+    }
+
+    fn is(&self, known: &Known) -> bool {
+        (self.account, self.location) == (known.account, known.location)
+    }
+}
+
 impl Hostnames {
-    pub(crate) fn new(certificates: Arc<dyn Certificates>) -> Self {
-        Self { certificates, served: Mutex::default() }
+    pub(crate) fn new(certificates: Arc<dyn Certificates>, dns_domain: String) -> Self {
+        Self { certificates, dns_domain, served: Mutex::default() }
+    }
+
+    /// What a name is. In the domain of DNS locations there are no others.
+    fn look(&self, snapshot: &Snapshot, asked: &str) -> Option<Known> {
+        let name: PublicHostname = asked.parse().ok()?;
+        let label =
+            name.as_str().strip_suffix(self.dns_domain.as_str()).and_then(|rest| rest.strip_suffix('.'));
+        if let Some(label) = label {
+            let location = snapshot.location_of(label)?;
+            return Some(Known { account: location.account, location: Some(location.id), name });
+        }
+        let hostname = snapshot.hostname(asked).filter(|found| !is_internal(&found.hostname))?;
+        Some(Known { name, account: hostname.account, location: None })
     }
 
     /// The host name that a client asks for, if it is one.
     pub(crate) fn find(&self, snapshot: &Snapshot, asked: &str) -> Option<Arc<Served>> {
-        let hostname = snapshot.hostname(asked).filter(|found| !is_internal(&found.hostname))?;
-        let known = self.lock().get(&hostname.hostname).cloned();
-        let known = known.filter(|known| known.account == hostname.account);
+        let asked = self.look(snapshot, asked)?;
+        let known = self.lock().get(&asked.name).cloned();
+        let known = known.filter(|known| known.is(&asked));
         if let Some(known) = &known
             && known.made.elapsed() < CERTIFICATE_AGE
         {
             return Some(Arc::clone(known));
         }
-        let certificate = self.certificates.certificate(&hostname.hostname)?;
+        let certificate = self.certificates.certificate(&asked.name)?;
         let certificate = certificate
             .certified()
-            .inspect_err(
-                |error| tracing::warn!(hostname = %hostname.hostname, error = %error, "no certificate"),
-            )
+            .inspect_err(|error| tracing::warn!(hostname = %asked.name, error = %error, "no certificate"))
             .ok()?;
         let served = Arc::new(Served {
-            name: hostname.hostname.clone(),
-            account: hostname.account,
+            name: asked.name,
+            account: asked.account,
+            location: asked.location,
             certificate: Arc::new(certificate),
             made: Instant::now(),
             removed: known.map(|known| known.removed.clone()).unwrap_or_default(),
@@ -82,7 +125,7 @@ impl Hostnames {
     /// Ends what is open of names that are gone or another account's.
     pub(crate) fn cut_removed(&self, snapshot: &Snapshot) {
         self.lock().retain(|name, served| {
-            let there = snapshot.hostname(name.as_str()).is_some_and(|found| found.account == served.account);
+            let there = self.look(snapshot, name.as_str()).is_some_and(|found| served.is(&found));
             if !there {
                 served.removed.cancel();
             }
@@ -132,12 +175,16 @@ const CERTIFICATE_AGE: Duration = Duration::from_hours(24);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use adit_model::{Change, ChangeBatch, Hostname, SecretHash, Tunnel, TunnelId};
+    use adit_model::{
+        Change, ChangeBatch, Hostname, Location, LocationEndpoint, LocationTtl, SecretHash, Tunnel, TunnelId,
+    };
     use adit_policy::State;
     use adit_transport::tls::Identity;
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
     use std::sync::atomic::{AtomicUsize, Ordering};
     use uuid::Uuid;
+
+    const DOMAIN: &str = "dns.example.org";
 
     /// Makes a certificate for every name, and counts them.
     #[derive(Debug, Default)]
@@ -166,14 +213,48 @@ mod tests {
             }),
         );
         let mut state = State::default();
+        changes.push(Change::LocationPut(location("place")));
         state.apply(ChangeBatch { number: 1, changes });
         (state, account)
+    }
+
+    fn location(subdomain: &str) -> Location {
+        let endpoint = LocationEndpoint { enabled: true, require_token: false, networks: Vec::new() };
+        Location {
+            id: LocationId::from_uuid(Uuid::from_u128(3)),
+            account: AccountId::from_bytes([1; 16]),
+            name: "a place".into(),
+            subdomain: subdomain.into(),
+            networks: Vec::new(),
+            https: endpoint.clone(),
+            tls: endpoint,
+            max_ttl: LocationTtl::Inherit,
+        }
+    }
+
+    #[test]
+    fn a_dns_location_has_a_host_in_its_domain_until_it_is_gone_or_another_one_is_there() {
+        let hostnames = Hostnames::new(Arc::new(Made::default()), DOMAIN.into());
+        let (mut state, _) = state(&["other.dns.example.org", "place.example.com"]);
+        let served = hostnames.find(&state.snapshot(), "Place.dns.example.org").unwrap();
+        assert_eq!(served.location(), Some(location("place").id));
+        let tunnels = hostnames.find(&state.snapshot(), "place.example.com").unwrap();
+        assert_eq!(tunnels.location(), None);
+        for asked in
+            ["other.dns.example.org", "dns.example.org", "a.place.dns.example.org", "placedns.example.org"]
+        {
+            assert!(hostnames.find(&state.snapshot(), asked).is_none(), "{asked}");
+        }
+        let another = Location { id: LocationId::from_uuid(Uuid::from_u128(4)), ..location("place") };
+        state.apply(ChangeBatch { number: 2, changes: vec![Change::LocationPut(another)] });
+        hostnames.cut_removed(&state.snapshot());
+        assert!(served.removed.is_cancelled() && !tunnels.removed.is_cancelled());
     }
 
     #[test]
     fn a_certificate_is_made_once_for_a_registered_name_and_never_for_another() {
         let made = Arc::new(Made::default());
-        let hostnames = Hostnames::new(Arc::<Made>::clone(&made));
+        let hostnames = Hostnames::new(Arc::<Made>::clone(&made), DOMAIN.into());
         let snapshot = state(&["app.example.com", "management.argotunnel.com"]).0.snapshot();
         for asked in ["app.example.com", "APP.example.com.", "app.example.com"] {
             assert_eq!(hostnames.find(&snapshot, asked).unwrap().name.as_str(), "app.example.com");
@@ -186,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_removed_name_loses_what_it_has_open_and_others_do_not() {
-        let hostnames = Hostnames::new(Arc::new(Made::default()));
+        let hostnames = Hostnames::new(Arc::new(Made::default()), DOMAIN.into());
         let (mut state, _) = state(&["a.example.com", "b.example.com"]);
         let [a, b] =
             ["a.example.com", "b.example.com"].map(|name| hostnames.find(&state.snapshot(), name).unwrap());

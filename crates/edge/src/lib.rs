@@ -122,6 +122,7 @@ pub struct Edge {
     shared: Arc<Shared>,
     https: SocketAddr,
     tunnel: SocketAddr,
+    dot: Option<SocketAddr>,
 }
 
 impl Edge {
@@ -159,7 +160,7 @@ impl Edge {
             certificate_requests: explain::CertificateRequests::default(),
             dns: dns::Dns::new(config.dns_upstreams),
             synthetic: synthetic::Synthetic::new(std::time::Instant::now()),
-            hostnames: Arc::new(Hostnames::new(config.certificates)),
+            hostnames: Arc::new(Hostnames::new(config.certificates, config.dns_domain)),
             records: record::Recorder::new(ends.records),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -173,6 +174,10 @@ impl Edge {
             config.enrolment,
         )?;
         let tunnel = tunnel::Listener::bind(config.tunnel, &config.tunnel_identity, config.peer.as_ref())?;
+        let dot = match config.dot {
+            Some(address) => Some(dns::tls::Listener::bind(address, Arc::clone(&shared.hostnames))?),
+            None => None,
+        };
         let https = ingress.address();
         let quic = device::QuicListener::bind(https, &config.identity, config.names)?;
         let tunnel_address = tunnel.address();
@@ -181,11 +186,15 @@ impl Edge {
         shared.tasks.spawn(tunnel::obey(Arc::clone(&shared), ends.commands));
         shared.tasks.spawn(ingress.serve(Arc::clone(&shared)));
         shared.tasks.spawn(quic.serve(Arc::clone(&shared)));
+        let dot_address = dot.as_ref().map(dns::tls::Listener::address);
+        if let Some(dot) = dot {
+            shared.tasks.spawn(dot.serve(Arc::clone(&shared)));
+        }
         if let Some(peer) = &config.peer {
             shared.tasks.spawn(peer::follow(Arc::clone(&shared), tunnel.endpoint(), peer::client(peer)?));
         }
         shared.tasks.spawn(tunnel.serve(Arc::clone(&shared)));
-        Ok(Self { shared, https, tunnel: tunnel_address })
+        Ok(Self { shared, https, tunnel: tunnel_address, dot: dot_address })
     }
 
     /// Where devices and API clients are listened for.
@@ -196,6 +205,11 @@ impl Edge {
     /// Where connectors are listened for.
     pub fn tunnel(&self) -> SocketAddr {
         self.tunnel
+    }
+
+    /// Where DNS over TLS is listened for, if it is.
+    pub fn dot(&self) -> Option<SocketAddr> {
+        self.dot
     }
 
     /// The edge's counters.

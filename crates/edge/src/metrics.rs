@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use adit_model::{DnsDecision, FlowEnd, Refusal};
+use adit_model::{DnsDecision, DnsProtocol, FlowEnd, Refusal};
 use prometheus_client::encoding::{EncodeLabelSet, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -51,6 +51,12 @@ struct DecisionLabel {
     decision: End,
 }
 
+/// How a query came, as a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProtocolLabel {
+    protocol: End,
+}
+
 /// Counters and gauges of one edge node.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -72,6 +78,7 @@ pub struct Metrics {
     peers: Gauge,
     inspected_requests: Family<ActionLabel, Counter>,
     dns_queries: Family<DecisionLabel, Counter>,
+    dns_refusals: Family<ProtocolLabel, Counter>,
 }
 
 impl Metrics {
@@ -92,6 +99,11 @@ impl Metrics {
             "adit_edge_dns_queries",
             "DNS queries that were answered, by what was decided",
             self.dns_queries.clone(),
+        );
+        registry.register(
+            "adit_edge_dns_location_refusals",
+            "Clients that a DNS location does not answer, by how they came",
+            self.dns_refusals.clone(),
         );
         registry.register("adit_edge_open_flows", "Flows open now", self.open_flows.clone());
         registry.register(
@@ -188,6 +200,10 @@ impl Metrics {
         if !recorded {
             self.records_dropped.inc();
         }
+    }
+
+    pub(crate) fn dns_refused(&self, protocol: DnsProtocol) {
+        self.dns_refusals.get_or_create(&ProtocolLabel { protocol: End(protocol.as_str()) }).inc();
     }
 
     pub(crate) fn request_began(&self) {

@@ -38,7 +38,7 @@ pub(crate) async fn destination_of(
         resolver: None,
         protocol: DnsProtocol::Device,
         location: None,
-        subdomain: None,
+        user: None,
     };
     match dns::address_of(shared, &asker, &snapshot, &name, Family::of(synthetic)).await {
         Ok(address) => {

@@ -124,7 +124,7 @@ fn log_dns(record: &DnsRecord) {
         code = record.response_code,
         protocol = record.protocol.as_str(),
         device = record.device.filter(|_| !record.redact).map(tracing::field::display),
-        location = record.location.map(tracing::field::display),
+        location = record.location.as_ref().map(|location| tracing::field::display(location.id)),
         user = (!record.redact).then_some(record.user.as_str()),
         rule,
         resolver_rule,

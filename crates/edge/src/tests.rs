@@ -127,6 +127,8 @@ impl Bench {
             management: axum::Router::new(),
             enrolment: axum::Router::new(),
             dns_upstreams: Vec::new(),
+            dns_domain: "dns.localhost".into(),
+            dot: None,
             peer,
         };
         let ends = Ends { changes: changes_out, commands: commands_out, records: records_in };

@@ -6,10 +6,11 @@ use crate::address::Cidr;
 use crate::gateway::GatewaySettings;
 use crate::hostname::{HostnamePattern, PublicHostname};
 use crate::id::{
-    AccountId, ConnectorId, DeviceId, ListId, NodeId, RegistrationId, RouteId, RuleId, ServiceTokenId,
-    TunnelId, VirtualNetworkId,
+    AccountId, ConnectorId, DeviceId, ListId, LocationId, NodeId, RegistrationId, RouteId, RuleId,
+    ServiceTokenId, TunnelId, VirtualNetworkId,
 };
 use crate::list::{List, ListItemsChange};
+use crate::location::{Location, ServiceToken};
 use crate::rule::Rule;
 use crate::secret::{DeviceKey, NodeKey, SecretHash};
 
@@ -210,6 +211,20 @@ pub enum Change {
     RuleRemoved {
         /// Which.
         id: RuleId,
+    },
+    /// A DNS location is new or has other content.
+    LocationPut(Location),
+    /// A DNS location is gone.
+    LocationRemoved {
+        /// Which.
+        id: LocationId,
+    },
+    /// A service token is new or has other content.
+    ServiceTokenPut(ServiceToken),
+    /// A service token is gone.
+    ServiceTokenRemoved {
+        /// Which.
+        id: ServiceTokenId,
     },
 }
 

@@ -1,10 +1,12 @@
 //! One DNS query: what rules are asked about it, and what is recorded of it (Gateway semantics, 4 and 8).
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::gateway::Blocks;
 use crate::id::{AccountId, DeviceId, FlowId, LocationId, RegistrationId, RuleId};
+use crate::location::Location;
 
 /// All that is known of a query before it is resolved, in the spelling in which rules are asked (policy language, 7.1, D0).
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +145,7 @@ pub struct DnsRecord {
     /// How it came.
     pub protocol: DnsProtocol,
     /// The location that it came to.
-    pub location: Option<LocationId>,
+    pub location: Option<Arc<Location>>,
     /// The name, in lower case and without a trailing dot.
     pub name: String,
     /// The type's number.

@@ -15,6 +15,7 @@ mod hostname;
 mod http;
 mod id;
 mod list;
+mod location;
 mod log;
 mod record;
 mod rule;
@@ -40,6 +41,7 @@ pub use id::{
     MemberId, NodeId, RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
 };
 pub use list::{List, ListItemsChange, ListKind, UnknownListKind};
+pub use location::{Admission, Location, LocationEndpoint, LocationTtl, ServiceToken};
 pub use log::{Dataset, LogField, LogKeys, LogKind, LogRecord, LogValue, UnknownDataset, log_record};
 pub use record::{
     CERTIFICATE_HINT, ClosedBy, ConnectionClosed, ConnectionOpened, DecisionPhase, DecisionRecord, FlowEnd,

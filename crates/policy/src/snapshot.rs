@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use adit_model::{
     AccountId, Cidr, DeviceId, DeviceKey, Filter, GatewaySettings, Hostname, HostnamePattern, HostnameRoute,
-    ListId, Node, NodeId, NodeKey, PublicHostname, Registration, RegistrationId, Route, RuleId, RuleName,
-    SecretHash, Tunnel, TunnelConfiguration, TunnelId, VirtualNetworkId, never_dialled,
+    ListId, Location, LocationId, Node, NodeId, NodeKey, PublicHostname, Registration, RegistrationId, Route,
+    RuleId, RuleName, SecretHash, ServiceToken, ServiceTokenId, Tunnel, TunnelConfiguration, TunnelId,
+    VirtualNetworkId, never_dialled,
 };
 use ipnet::IpNet;
 
@@ -35,6 +36,10 @@ pub struct Snapshot {
     pub(crate) rules: SharedMap<(AccountId, Filter), Arc<Vec<Arc<CompiledRule>>>>,
     pub(crate) lists: SharedMap<adit_expr::ListId, Arc<CompiledList>>,
     pub(crate) gateway_settings: SharedMap<AccountId, GatewaySettings>,
+    pub(crate) locations: SharedMap<LocationId, Arc<Location>>,
+    pub(crate) subdomains: SharedMap<String, LocationId>,
+    pub(crate) service_tokens: SharedMap<ServiceTokenId, Arc<ServiceToken>>,
+    pub(crate) client_ids: SharedMap<String, ServiceTokenId>,
 }
 
 /// The routes of one virtual network, by prefix. A copy is two pointers.
@@ -207,6 +212,33 @@ impl Snapshot {
     /// The list, ready to be asked.
     pub fn list(&self, id: ListId) -> Option<&Arc<CompiledList>> {
         self.lists.get(&crate::rule::list_id(id))
+    }
+
+    /// The DNS location.
+    pub fn location(&self, id: LocationId) -> Option<&Arc<Location>> {
+        self.locations.get(&id)
+    }
+
+    /// The DNS location that is asked for by this label, in lower case.
+    pub fn location_of(&self, subdomain: &str) -> Option<&Arc<Location>> {
+        self.subdomains.get(subdomain).and_then(|id| self.locations.get(id))
+    }
+
+    /// The service token that an account has, and whose id and secret these are at a time in microseconds since 1970.
+    pub fn service_token(
+        &self,
+        account: AccountId,
+        (client_id, secret): (&str, &[u8]),
+        at_micros: i64,
+    ) -> Option<&Arc<ServiceToken>> {
+        let token = self.client_ids.get(client_id).and_then(|id| self.service_tokens.get(id));
+        let token = token.filter(|token| token.account == account);
+        // A token that does not exist costs as much time as one that does.
+        let Some(token) = token else {
+            let _none = NO_SECRET.matches(secret);
+            return None;
+        };
+        token.is_shown_by(secret, at_micros).then_some(token)
     }
 
     /// Whether flows of this account may go to this tunnel.

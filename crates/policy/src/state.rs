@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use adit_model::{
-    AccountId, Change, ChangeBatch, Hostname, HostnameRoute, Lease, NodeId, Registration, RegistrationId,
-    Route, RouteId, Tunnel, TunnelConfiguration, TunnelId, VirtualNetwork, VirtualNetworkId,
+    AccountId, Change, ChangeBatch, Hostname, HostnameRoute, Lease, Location, LocationId, NodeId,
+    Registration, RegistrationId, Route, RouteId, ServiceToken, ServiceTokenId, Tunnel, TunnelConfiguration,
+    TunnelId, VirtualNetwork, VirtualNetworkId,
 };
 
 use self::gateway::Gateway;
@@ -71,6 +72,9 @@ impl State {
         let rules = compiled.rules.values().flat_map(|rules| rules.iter());
         changes.extend(rules.map(|rule| Change::RulePut(Box::new(rule.rule.clone()))));
         changes.extend(compiled.gateway_settings.values().copied().map(Change::GatewaySettingsPut));
+        changes.extend(compiled.locations.values().map(|one| Change::LocationPut(Location::clone(one))));
+        let tokens = compiled.service_tokens.values();
+        changes.extend(tokens.map(|token| Change::ServiceTokenPut(ServiceToken::clone(token))));
         ChangeBatch { number: compiled.number, changes }
     }
 
@@ -102,6 +106,10 @@ impl State {
             Change::ListRemoved { id } => self.gateway.remove_list(id),
             Change::RulePut(rule) => self.gateway.put_rule(&mut self.compiled, *rule),
             Change::RuleRemoved { id } => self.gateway.remove_rule(&mut self.compiled, id),
+            Change::LocationPut(location) => self.put_location(location),
+            Change::LocationRemoved { id } => self.remove_location(id),
+            Change::ServiceTokenPut(token) => self.put_service_token(token),
+            Change::ServiceTokenRemoved { id } => self.remove_service_token(id),
             Change::GatewaySettingsPut(settings) => {
                 self.compiled.gateway_settings.insert(settings.account, settings);
             }
@@ -174,6 +182,34 @@ impl State {
             && self.compiled.keys.get(&registration.key) == Some(&id)
         {
             self.compiled.keys.remove(&registration.key);
+        }
+    }
+
+    fn put_location(&mut self, location: Location) {
+        self.remove_location(location.id);
+        self.compiled.subdomains.insert(location.subdomain.clone(), location.id);
+        self.compiled.locations.insert(location.id, Arc::new(location));
+    }
+
+    fn remove_location(&mut self, id: LocationId) {
+        if let Some(location) = self.compiled.locations.remove(&id)
+            && self.compiled.subdomains.get(&location.subdomain) == Some(&id)
+        {
+            self.compiled.subdomains.remove(&location.subdomain);
+        }
+    }
+
+    fn put_service_token(&mut self, token: ServiceToken) {
+        self.remove_service_token(token.id);
+        self.compiled.client_ids.insert(token.client_id.clone(), token.id);
+        self.compiled.service_tokens.insert(token.id, Arc::new(token));
+    }
+
+    fn remove_service_token(&mut self, id: ServiceTokenId) {
+        if let Some(token) = self.compiled.service_tokens.remove(&id)
+            && self.compiled.client_ids.get(&token.client_id) == Some(&id)
+        {
+            self.compiled.client_ids.remove(&token.client_id);
         }
     }
 

@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use adit_model::{
     AccountId, Action, Change, ChangeBatch, Cidr, DeviceId, DeviceKey, Filter, FlowFacts, Hostname, List,
-    ListId, ListKind, Protocol, Refusal, Registration, RegistrationId, Route, RouteId, Rule, RuleId,
-    RuleSettings, SecretHash, Tunnel, TunnelConfiguration, TunnelId, VirtualNetwork, VirtualNetworkId,
+    ListId, ListKind, Location, LocationEndpoint, LocationId, LocationTtl, Protocol, Refusal, Registration,
+    RegistrationId, Route, RouteId, Rule, RuleId, RuleSettings, SecretHash, ServiceToken, ServiceTokenId,
+    Tunnel, TunnelConfiguration, TunnelId, VirtualNetwork, VirtualNetworkId,
 };
 use adit_policy::{Decision, Known, State, TunnelRefusal};
 use proptest::prelude::*;
@@ -193,6 +194,61 @@ fn a_configuration_is_replaced_and_goes_with_its_tunnel() {
     assert_eq!(state.snapshot().tunnel_configuration(id), None);
 }
 
+fn location(id: u128, subdomain: &str) -> Change {
+    let endpoint = LocationEndpoint { enabled: true, require_token: false, networks: Vec::new() };
+    Change::LocationPut(Location {
+        id: LocationId::from_uuid(Uuid::from_u128(id)),
+        account: ACCOUNT,
+        name: "office".into(),
+        subdomain: subdomain.into(),
+        networks: Vec::new(),
+        https: endpoint.clone(),
+        tls: endpoint,
+        max_ttl: LocationTtl::Inherit,
+    })
+}
+
+fn service_token(secret: &[u8]) -> Change {
+    Change::ServiceTokenPut(ServiceToken {
+        id: ServiceTokenId::from_uuid(Uuid::from_u128(1)),
+        account: ACCOUNT,
+        client_id: "x.access".into(),
+        secret: SecretHash::of(secret),
+        previous: None,
+        enabled: true,
+        expires_at: None,
+    })
+}
+
+#[test]
+fn a_location_is_found_by_its_label_until_another_one_has_it_or_it_is_gone() {
+    let mut state = state(vec![location(1, "one")]);
+    let found = |state: &mut State, label: &str| {
+        state.snapshot().location_of(label).map(|location| location.id.uuid().as_u128())
+    };
+    assert_eq!(found(&mut state, "one"), Some(1));
+    state.apply(ChangeBatch { number: 3, changes: vec![location(1, "other"), location(2, "one")] });
+    assert_eq!((found(&mut state, "one"), found(&mut state, "other")), (Some(2), Some(1)));
+    let gone = Change::LocationRemoved { id: LocationId::from_uuid(Uuid::from_u128(2)) };
+    state.apply(ChangeBatch { number: 4, changes: vec![gone] });
+    assert_eq!((found(&mut state, "one"), found(&mut state, "other")), (None, Some(1)));
+}
+
+#[test]
+fn a_service_token_is_known_to_its_account_by_its_latest_secret() {
+    let mut state = state(vec![service_token(b"secret")]);
+    let known = |state: &mut State, account: AccountId, secret: &[u8]| {
+        state.snapshot().service_token(account, ("x.access", secret), 0).is_some()
+    };
+    assert!(known(&mut state, ACCOUNT, b"secret") && !known(&mut state, OTHER_ACCOUNT, b"secret"));
+    state.apply(ChangeBatch { number: 3, changes: vec![service_token(b"other")] });
+    assert!(known(&mut state, ACCOUNT, b"other") && !known(&mut state, ACCOUNT, b"secret"));
+    assert!(state.snapshot().service_token(ACCOUNT, ("y.access", b"other"), 0).is_none());
+    let gone = Change::ServiceTokenRemoved { id: ServiceTokenId::from_uuid(Uuid::from_u128(1)) };
+    state.apply(ChangeBatch { number: 4, changes: vec![gone] });
+    assert!(!known(&mut state, ACCOUNT, b"other"));
+}
+
 /// As texts, since a state's batch has its changes in no order.
 fn texts(state: &State) -> Vec<String> {
     let mut texts: Vec<String> =
@@ -232,6 +288,10 @@ fn a_state_is_what_its_batch_makes_of_an_empty_one() {
         Change::TunnelConfigurationPut(TunnelConfiguration { tunnel, version, config: "{}".into() }),
         Change::ListPut(list),
         Change::RulePut(Box::new(rule)),
+        location(1, "one"),
+        location(2, "two"),
+        Change::LocationRemoved { id: LocationId::from_uuid(Uuid::from_u128(2)) },
+        service_token(b"secret"),
     ]);
     let mut after = State::default();
     after.apply(before.to_batch());

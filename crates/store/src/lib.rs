@@ -24,6 +24,7 @@ mod group;
 mod hostname;
 mod hostname_route;
 mod list;
+mod location;
 mod member;
 mod node;
 mod node_database;
@@ -68,6 +69,7 @@ pub use hostname_route::{
     HostnameRouteEdit, HostnameRouteFilter, HostnameRouteRow, HostnameRouteWriteError, NewHostnameRoute,
 };
 pub use list::{ItemRow, ListDeleteError, ListEdit, ListRow, ListWriteError, NewItem, NewList};
+pub use location::{LocationContent, LocationEdge, LocationRow, LocationWriteError};
 pub use member::{MemberCreateError, MemberRow};
 pub use node::{EnrolledNode, NODE_SILENT_AFTER, NewNode, NodeCreateError, NodeRow, OwnNodeError, RoleMade};
 pub use node_database::{Cluster, NodeDatabase, NodeDatabaseError, NodeRecord, Notices};

@@ -13,6 +13,7 @@ use std::time::Duration;
 use sqlx::any::AnyPoolOptions;
 use sqlx::postgres::{PgConnectOptions, PgListener};
 use sqlx::{AnyConnection, AnyPool, Connection as _};
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -47,7 +48,7 @@ const SEAL_CHECK: &str = "seal_check";
 const SEAL_CHECK_PLACE: Place<'static> = Place { table: "meta", column: "value", row: SEAL_CHECK };
 
 /// Every change of the schema, in order; its place in the list is its number, from 1.
-pub(crate) const MIGRATIONS: [&str; 13] = [
+pub(crate) const MIGRATIONS: [&str; 14] = [
     include_str!("../migrations/0001_start.sql"),
     include_str!("../migrations/0002_ingress.sql"),
     include_str!("../migrations/0003_audit.sql"),
@@ -61,7 +62,11 @@ pub(crate) const MIGRATIONS: [&str; 13] = [
     include_str!("../migrations/0011_tunnel_kinds.sql"),
     include_str!("../migrations/0012_records.sql"),
     include_str!("../migrations/0013_hostname_routes.sql"),
+    include_str!("../migrations/0014_locations.sql"),
 ];
+
+/// The migration after which every account is given its first location.
+const LOCATIONS: i64 = 14;
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -338,6 +343,13 @@ impl Target {
             let mut step = connection.begin().await.map_err(failed)?;
             let migration = self.backend.migration(migration);
             run(&migration, &mut step).await.map_err(failed)?;
+            if number == LOCATIONS {
+                let began = crate::location::locations_begin(&mut step, OffsetDateTime::now_utc()).await;
+                began.map_err(|fault| OpenError::Database {
+                    place: self.place.clone(),
+                    source: fault.into(),
+                })?;
+            }
             sqlx::query("INSERT INTO migrations (number, at) VALUES ($1, $2)")
                 .bind(number)
                 .bind(now_micros())

@@ -1,6 +1,6 @@
 //! Service tokens (contract D, 10.9): who a program is, by an id and a secret of which only the hash is kept.
 
-use adit_model::{AccountId, SecretHash, ServiceTokenId};
+use adit_model::{AccountId, Change, SecretHash, ServiceToken, ServiceTokenId};
 use time::OffsetDateTime;
 
 use crate::row::{Columns, Connection, Fault, Row, to_hex, to_micros};
@@ -43,6 +43,19 @@ impl ServiceTokenRow {
         let current = self.secret_hash.matches(secret);
         let previous = self.previous.is_some_and(|(hash, until)| hash.matches(secret) && now < until);
         current || previous
+    }
+
+    /// What an edge needs of it.
+    fn change(&self) -> ServiceToken {
+        ServiceToken {
+            id: self.id,
+            account: self.account,
+            client_id: self.client_id.clone(),
+            secret: self.secret_hash,
+            previous: self.previous.map(|(hash, until)| (hash, to_micros(until))),
+            enabled: self.enabled,
+            expires_at: self.expires_at.map(to_micros),
+        }
     }
 
     /// Whether it is switched on and not expired.
@@ -125,6 +138,7 @@ impl Store {
         .bind(at)
         .execute(write.sql())
         .await?;
+        write.change(Change::ServiceTokenPut(row.change()));
         self.service_token_commit(write, actor, "service_token.create", row).await
     }
 
@@ -168,6 +182,7 @@ impl Store {
         .bind(at)
         .execute(write.sql())
         .await?;
+        write.change(Change::ServiceTokenPut(row.change()));
         Ok(self.service_token_commit(write, actor, action, row).await?)
     }
 
@@ -184,6 +199,7 @@ impl Store {
             .bind(id.to_string())
             .execute(write.sql())
             .await?;
+        write.change(Change::ServiceTokenRemoved { id });
         Ok(self.service_token_commit(write, actor, "service_token.delete", row).await?)
     }
 
@@ -265,6 +281,12 @@ pub(crate) async fn service_token_any(
         .fetch_optional(sql)
         .await?;
     row.as_ref().map(service_token_row).transpose()
+}
+
+/// Every account's service tokens, as changes to an empty state.
+pub(crate) async fn service_token_changes(sql: &mut Connection) -> Result<Vec<Change>, Fault> {
+    let rows = sqlx::query("SELECT * FROM service_tokens ORDER BY created_at, id").fetch_all(sql).await?;
+    rows.iter().map(|row| Ok(Change::ServiceTokenPut(service_token_row(row)?.change()))).collect()
 }
 
 fn service_token_row(row: &Row) -> Result<ServiceTokenRow, Fault> {

@@ -9,9 +9,11 @@ use crate::gateway::gateway_changes;
 use crate::hostname::hostname_changes;
 use crate::hostname_route::hostname_route_changes;
 use crate::list::list_changes;
+use crate::location::location_changes;
 use crate::route::route_changes;
 use crate::row::Fault;
 use crate::rule::rule_changes;
+use crate::service_token::service_token_changes;
 use crate::tunnel::tunnel_row;
 use crate::virtual_network::virtual_network_row;
 
@@ -40,6 +42,8 @@ impl Store {
         changes.extend(list_changes(reader.sql()).await?);
         changes.extend(rule_changes(reader.sql()).await?);
         changes.extend(gateway_changes(reader.sql()).await?);
+        changes.extend(location_changes(reader.sql()).await?);
+        changes.extend(service_token_changes(reader.sql()).await?);
         Ok(ChangeBatch { number: u64::try_from(number).unwrap_or(0), changes })
     }
 }

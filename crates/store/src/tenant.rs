@@ -3,6 +3,7 @@
 use adit_model::{AccountId, Change, SecretHash, VirtualNetwork, VirtualNetworkId};
 use time::OffsetDateTime;
 
+use crate::location::location_first;
 use crate::row::{Columns, Fault, Row, to_hex};
 use crate::write::{Actor, Deed, Write, new_uuid};
 use crate::{Store, Written};
@@ -199,6 +200,9 @@ impl Store {
         .await?;
         let network = VirtualNetwork { id: network, account: new.account, is_default: true };
         write.change(Change::VirtualNetworkPut(network));
+        let now = write.time();
+        let location = location_first(write.sql(), new.account, now).await?;
+        write.change(location);
         let value = AccountRow {
             id: new.account,
             name: new.name.clone(),

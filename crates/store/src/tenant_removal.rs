@@ -31,7 +31,7 @@ const BY_ACCOUNT: &str = "account_id = $1";
 const LIVE: &str = " AND deleted_at IS NULL";
 
 /// All that belongs to an account. What refers to another stands before it.
-const OWNED: [Owned; 17] = [
+const OWNED: [Owned; 18] = [
     Owned {
         table: "rule_lists",
         of_account: "rule_id IN (SELECT id FROM rules WHERE account_id = $1)",
@@ -103,7 +103,13 @@ const OWNED: [Owned; 17] = [
         table: "service_tokens",
         of_account: BY_ACCOUNT,
         counted: Some(("service tokens", "")),
-        change: None,
+        change: Some(("id", |id| Some(Change::ServiceTokenRemoved { id: id.parse().ok()? }))),
+    },
+    Owned {
+        table: "locations",
+        of_account: BY_ACCOUNT,
+        counted: Some(("DNS locations", " AND client_default = 0")),
+        change: Some(("id", |id| Some(Change::LocationRemoved { id: id.parse().ok()? }))),
     },
     Owned { table: "members", of_account: BY_ACCOUNT, counted: None, change: None },
     Owned {

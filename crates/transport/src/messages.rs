@@ -64,7 +64,7 @@ pub struct Limits {
     pub message_bytes: usize,
     /// Messages that are under way at once: more wait unread.
     pub under_way: usize,
-    /// For how long the peer may say nothing while nothing is under way.
+    /// For how long the peer may say nothing while nothing is under way, and take no answer.
     pub idle: Option<Duration>,
 }
 
@@ -74,6 +74,9 @@ pub enum ServeError {
     /// A message was too long.
     #[error(transparent)]
     TooLong(#[from] FrameTooLong),
+    /// The peer takes no answers.
+    #[error("the peer takes no answers")]
+    Stuck,
     /// It cannot be written any more.
     #[error("an answer cannot be written")]
     Write(#[source] StreamError),
@@ -117,12 +120,19 @@ where
             },
             Some(answer) = under_way.next() => {
                 if let Some(answer) = answer.as_deref().and_then(frame) {
-                    writer.write_chunk(answer).await.map_err(ServeError::Write)?;
+                    within(limits.idle, writer.write_chunk(answer)).await?.map_err(ServeError::Write)?;
                 }
             }
         }
     }
-    writer.finish().await.map_err(ServeError::Write)
+    within(limits.idle, writer.finish()).await?.map_err(ServeError::Write)
+}
+
+async fn within<F: Future>(limit: Option<Duration>, writing: F) -> Result<F::Output, ServeError> {
+    match limit {
+        None => Ok(writing.await),
+        Some(limit) => tokio::time::timeout(limit, writing).await.map_err(|_| ServeError::Stuck),
+    }
 }
 
 /// The next bytes; an end if there are none for so long.
@@ -200,6 +210,16 @@ mod tests {
         let limits = Limits { idle: Some(Duration::from_millis(10)), ..LIMITS };
         let mut near = crate::io::duplex(near);
         serve(&mut near, limits, async |message: Bytes| Some(message.to_vec())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_takes_no_answers_is_left() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let limits = Limits { idle: Some(Duration::from_millis(10)), ..LIMITS };
+        let mut near = crate::io::duplex(near);
+        far.write_all(b"\0\x04much").await.unwrap();
+        let served = serve(&mut near, limits, async |_: Bytes| Some(vec![0; 100])).await;
+        assert!(matches!(served, Err(ServeError::Stuck)), "{served:?}");
     }
 
     proptest::proptest! {

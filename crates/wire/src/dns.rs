@@ -8,6 +8,8 @@
 //! asked for. What always holds: what is no query gets no answer, or one of a header; an answer never is longer than its
 //! limit.
 
+mod https;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode};
@@ -15,6 +17,9 @@ use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 
 pub use hickory_proto;
+#[doc(hidden)]
+pub use https::fuzz_parameter;
+pub use https::{HTTPS_PATH, HTTPS_TYPE, ParameterError, freshness_secs, of_parameter};
 
 /// The resolver of a device with the agent: of the shared addresses (RFC 6598), in the part that stands for names
 /// (Gateway semantics, 4.5).

@@ -17,6 +17,7 @@ mod crashes;
 mod database;
 mod datagrams;
 mod dns;
+mod dns_locations;
 mod explain;
 mod flows;
 mod gateway;

@@ -28,7 +28,7 @@ pub(crate) async fn records(chain: &Chain, dataset: &str, query: &str) -> Vec<Va
 }
 
 /// The newest such record, once there is one.
-async fn record(chain: &Chain, dataset: &str, query: &str) -> Value {
+pub(crate) async fn record(chain: &Chain, dataset: &str, query: &str) -> Value {
     soon(dataset, async || !records(chain, dataset, query).await.is_empty()).await;
     records(chain, dataset, query).await.swap_remove(0)
 }

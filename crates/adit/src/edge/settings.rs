@@ -12,7 +12,7 @@ use super::EdgeFlags;
 use crate::command_line::{DatabaseUrl, listen_address};
 use crate::dns_upstreams;
 use crate::records::{Outputs, RecordFlags};
-use crate::up::settings::{OneOrMany, check_database, read, staleness};
+use crate::up::settings::{OneOrMany, check_database, dot, read, staleness};
 
 /// The checked settings: nothing in them is left to be defaulted.
 #[derive(Debug)]
@@ -32,6 +32,10 @@ pub(super) struct Settings {
     /// Where log records go, beside the database.
     pub(super) records: Outputs,
     pub(super) dns_upstreams: Vec<SocketAddr>,
+    /// Where DNS over TLS is served, if it is.
+    pub(super) dot: Option<SocketAddr>,
+    /// The domain of DNS locations, if it is not made of the node's host.
+    pub(super) dns_domain: Option<String>,
 }
 
 /// A one-time code, which is not shown.
@@ -79,6 +83,8 @@ struct File {
     record_file_size: Option<u32>,
     record_files: Option<u32>,
     dns_upstream: Option<OneOrMany<String>>,
+    dot: Option<String>,
+    dns_domain: Option<String>,
 }
 
 impl Settings {
@@ -114,6 +120,8 @@ impl Settings {
         };
         let records = flags.records.over(in_file)?;
         let dns_upstreams = dns_upstreams::of(&OneOrMany::under(flags.dns_upstream, file.dns_upstream))?;
+        let dot = dot(flags.dot.or(file.dot).as_deref())?;
+        let dns_domain = flags.dns_domain.or(file.dns_domain);
         Ok(Self {
             data,
             control,
@@ -127,6 +135,8 @@ impl Settings {
             certificates,
             records,
             dns_upstreams,
+            dot,
+            dns_domain,
         })
     }
 }

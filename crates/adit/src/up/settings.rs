@@ -38,6 +38,10 @@ pub(crate) struct Settings {
     pub(crate) retention: Option<Retention>,
     /// The resolvers that are asked for names where no rule says otherwise.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
+    /// Where DNS over TLS is served, if it is.
+    pub(crate) dot: Option<SocketAddr>,
+    /// The domain whose hosts are DNS locations.
+    pub(crate) dns_domain: String,
 }
 
 /// The file's keys: the flags by their long names.
@@ -64,6 +68,8 @@ struct File {
     record_age: Option<String>,
     record_rows: Option<u64>,
     dns_upstream: Option<OneOrMany<String>>,
+    dot: Option<String>,
+    dns_domain: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -100,10 +106,13 @@ impl Settings {
             listen_address(key, typed.or(in_file).as_deref().unwrap_or(default))
         };
         let node = flags.node.or(file.node).unwrap_or_else(|| "edge01".to_owned());
+        let public_hosts: Vec<String> =
+            hosts.iter().map(|host| check_host(host)).collect::<Result<_, _>>()?;
+        let dns_domain = dns_domain(flags.dns_domain.or(file.dns_domain).as_deref(), &public_hosts)?;
         Ok(Self {
             data: flags.data.or(file.data).unwrap_or_else(|| PathBuf::from("./adit-data")),
             database: flags.database.or(file.database).map(check_database).transpose()?,
-            public_hosts: hosts.iter().map(|host| check_host(host)).collect::<Result<_, _>>()?,
+            public_hosts,
             https: address("https", flags.https, file.https, "[::]:443")?,
             tunnel: address("tunnel", flags.tunnel, file.tunnel, "[::]:7844")?,
             metrics: address("metrics", flags.metrics, file.metrics, "127.0.0.1:9090")?,
@@ -122,6 +131,8 @@ impl Settings {
                 .retention
                 .over(RetentionKeys { record_age: file.record_age, record_rows: file.record_rows })?,
             dns_upstreams: dns_upstreams::of(&OneOrMany::under(flags.dns_upstream, file.dns_upstream))?,
+            dot: dot(flags.dot.or(file.dot).as_deref())?,
+            dns_domain,
         })
     }
 
@@ -214,6 +225,28 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
+/// Where DNS over TLS is served; `none` is nowhere, as is nothing.
+pub(crate) fn dot(text: Option<&str>) -> anyhow::Result<Option<SocketAddr>> {
+    text.filter(|text| *text != "none").map(|text| listen_address("dot", text)).transpose()
+}
+
+/// The domain of DNS locations: the one given, or one below the first host that is a name.
+pub(crate) fn dns_domain(given: Option<&str>, hosts: &[String]) -> anyhow::Result<String> {
+    let is_name = |host: &str| host.parse::<IpAddr>().is_err();
+    match given {
+        None => {
+            let host = hosts.iter().find(|host| is_name(host)).map_or("localhost", String::as_str);
+            Ok(format!("dns.{host}"))
+        }
+        Some(given) => {
+            let name = check_host(given.trim_end_matches('.')).ok().filter(|name| is_name(name));
+            name.with_context(|| {
+                format!("dns-domain: expected a DNS name such as dns.example.com, not {given:?}")
+            })
+        }
+    }
+}
+
 pub(crate) fn check_host(host: &str) -> anyhow::Result<String> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(address) = bare.parse::<IpAddr>() {
@@ -281,6 +314,14 @@ mod tests {
         assert_eq!(settings.connector_edges(), ["adit.example.com:7844"]);
         assert_eq!(settings.url(), "https://adit.example.com:8443");
         assert_eq!(check(&["--public-host", "::1"], "").unwrap().url(), "https://[::1]");
+        assert_eq!((settings.dot, settings.dns_domain.as_str()), (None, "dns.adit.example.com"));
+        let settings =
+            check(&["--dot", "853"], "public-host: 192.0.2.1\ndns-domain: Names.example.\n").unwrap();
+        assert_eq!(settings.dot.unwrap().to_string(), "[::]:853");
+        assert_eq!(settings.dns_domain, "names.example");
+        let settings = check(&["--public-host", "192.0.2.1"], "dot: none\n").unwrap();
+        assert_eq!((settings.dot, settings.dns_domain.as_str()), (None, "dns.localhost"));
+        let settings = check(&[], "public-host: Adit.example.com\n").unwrap();
         assert_eq!(settings.served_names(), ["adit.example.com", "localhost", "127.0.0.1", "::1"]);
     }
 
@@ -300,6 +341,8 @@ mod tests {
         wrong(&["--max-staleness", "soon"], "", &["max-staleness: expected a duration", "soon"]);
         wrong(&[], "max-staleness: 4s\n", &["max-staleness: expected a duration of five seconds or more"]);
         wrong(&["--dns-upstream", "dns.example"], "", &["dns-upstream: expected ADDRESS", "dns.example"]);
+        wrong(&["--dot", "here"], "", &["dot: expected ADDRESS:PORT", "here"]);
+        wrong(&["--dns-domain", "192.0.2.1"], "", &["dns-domain: expected a DNS name"]);
         wrong(&["--certificate", "a.pem"], "", &["certificate-key: expected one key for each certificate"]);
     }
 }

@@ -492,7 +492,7 @@ const PRODUCTS: [&str; 5] = ["tunnel", "gateway", "access", "devices", "account"
 fn product(kind: &str) -> &'static str {
     match kind {
         "tunnel" | "hostname" | "route" | "virtual_network" | "hostname_route" => "tunnel",
-        "list" | "rule" => "gateway",
+        "list" | "rule" | "location" => "gateway",
         "service_token" => "access",
         "device" | "registration" => "devices",
         _ => "account",

@@ -12,8 +12,9 @@ use super::body::Family;
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
 use super::{
-    account, audit_log, batch, connectivity, device, explain, gateway, hostname_route, list, logging, member,
-    openapi, plan, route, rule, service_token, token, tunnel, virtual_network, warp_connector, zone,
+    account, audit_log, batch, connectivity, device, explain, gateway, hostname_route, list, location,
+    logging, member, openapi, plan, route, rule, service_token, token, tunnel, virtual_network,
+    warp_connector, zone,
 };
 use crate::permission::{Area, Level};
 
@@ -23,7 +24,7 @@ pub(super) type Outcome<'a> = Pin<Box<dyn Future<Output = Result<Reply, ApiError
 /// What a body of ids is.
 const IDS: &str = "an array of 1 to 200 ids";
 /// The rows of every resource.
-static TABLE: [&[Operation]; 21] = [
+static TABLE: [&[Operation]; 22] = [
     openapi::OPERATIONS,
     account::OPERATIONS,
     member::OPERATIONS,
@@ -41,6 +42,7 @@ static TABLE: [&[Operation]; 21] = [
     list::OPERATIONS,
     rule::OPERATIONS,
     gateway::OPERATIONS,
+    location::OPERATIONS,
     logging::OPERATIONS,
     plan::OPERATIONS,
     explain::OPERATIONS,

@@ -107,7 +107,10 @@ async fn route(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
     let hostname: PublicHostname = name
         .parse()
         .map_err(|error| Family::Network.invalid(&format!("user_hostname: {error}")).at("/user_hostname"))?;
-    if call.control.0.settings.own_names.iter().any(|own| own.eq_ignore_ascii_case(hostname.as_str())) {
+    let settings = &call.control.0.settings;
+    let own = settings.own_names.iter().any(|own| own.eq_ignore_ascii_case(hostname.as_str()));
+    let name = hostname.as_str().strip_suffix(settings.dns_domain.as_str());
+    if own || name.is_some_and(|name| name.is_empty() || name.ends_with('.')) {
         let message = format!("user_hostname: {hostname} is this installation's own name");
         return Err(Family::Network.invalid(&message).at("/user_hostname"));
     }

@@ -103,8 +103,10 @@ async fn an_account_is_deleted_with_all_that_it_owns_and_edges_are_told() {
     assert!(removes(|change| matches!(change, Change::HostnameRemoved { .. })));
     assert!(removes(|change| matches!(change, Change::VirtualNetworkRemoved { .. })));
     assert!(removes(|change| matches!(change, Change::RegistrationRemoved { .. })));
+    assert!(removes(|change| matches!(change, Change::LocationRemoved { .. })));
+    assert!(removes(|change| matches!(change, Change::ServiceTokenRemoved { .. })));
     let (after, _) = api.control.subscribe().await.unwrap();
-    assert!(before.changes.len() > after.changes.len() && after.changes.len() == 1, "{after:?}");
+    assert!(before.changes.len() > after.changes.len() && after.changes.len() == 2, "{after:?}");
     let answer = other.send(&api, Method::GET, "cfd_tunnel", Value::Null).await;
     answer.refused(401, 10000, "Authentication error");
     assert!(matches!(delete(Cascade::Delete).await, Err(AccountError::NotFound)));

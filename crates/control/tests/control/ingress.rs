@@ -158,7 +158,11 @@ async fn a_host_name_is_new_then_unchanged_and_taken_only_with_overwrite() {
 
 #[tokio::test]
 async fn what_is_no_public_host_name_or_our_own_is_refused() {
-    let own = Settings { own_names: vec!["adit.example.com".into()], ..Settings::default() };
+    let own = Settings {
+        own_names: vec!["adit.example.com".into()],
+        dns_domain: "dns.adit.example.com".into(),
+        ..Settings::default()
+    };
     let api = Api::with(own).await;
     let id = api.tunnel("one").await;
     for name in ["", "localhost", "192.0.2.1", "a b.example.com", "*.example.com"] {

@@ -203,7 +203,7 @@ fn batch_of(method: &Method, path: &str) -> String {
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 /// What a tenant has one of.
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 17] = [
     "tunnel",
     "site_tunnel",
     "connector",
@@ -212,6 +212,7 @@ const KINDS: [&str; 16] = [
     "hostname_route",
     "list",
     "rule",
+    "location",
     "service_token",
     "registration",
     "device",
@@ -264,6 +265,10 @@ impl Tenant {
         let traffic = format!("any(http.conn.dst_ip[*] in ${})", ids["list"]);
         let rule = json!({ "name": format!("rule {name}"), "action": "off", "traffic": traffic });
         ids.insert("rule", post("gateway/rules", rule).await.text("/result/id"));
+        let location = json!({ "name": format!("location {name}"), "networks": [{ "network": network }] });
+        let location = post("gateway/locations", location).await;
+        ids.insert("location", location.text("/result/id"));
+        private.push(location.text("/result/doh_subdomain"));
         let service = post("access/service_tokens", json!({ "name": format!("service {name}") })).await;
         ids.insert("service_token", service.text("/result/id"));
         let member = json!({

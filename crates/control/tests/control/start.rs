@@ -13,7 +13,7 @@ async fn the_files_of_the_first_start_are_as_designed() {
     let mode = std::fs::metadata(api.dir.path().join("admin-token")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let state = api.control.store().state().await.unwrap();
-    assert_eq!(state.changes.len(), 1, "the default virtual network: {state:?}");
+    assert_eq!(state.changes.len(), 2, "the default virtual network and location: {state:?}");
 }
 
 #[tokio::test]

@@ -4,13 +4,14 @@ use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use adit_model::{DecidingRule, DnsDecision, DnsRecord, FlowId, HostnameRoute, QueryFacts, Rule, RuleId};
+use adit_model::{
+    DecidingRule, DnsDecision, DnsProtocol, DnsRecord, FlowId, HostnameRoute, LocationTtl, QueryFacts, Rule,
+    RuleId,
+};
 use adit_policy::{AnswerVerdict, QueryVerdict, Resolver, Snapshot};
 use adit_wire::dns::hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use adit_wire::dns::hickory_proto::rr::{Name, RecordType};
-use adit_wire::dns::{
-    ExtendedError, MAX_DATAGRAM_BYTES, MAX_MESSAGE_BYTES, NotResolvable, encode, failure, text,
-};
+use adit_wire::dns::{ExtendedError, MAX_DATAGRAM_BYTES, NotResolvable, failure, text};
 use uuid::Uuid;
 
 use super::Asker;
@@ -22,12 +23,12 @@ use crate::notices;
 use crate::synthetic::Family;
 
 /// Answers one query. `None` for what is no query.
-pub(crate) async fn answer(shared: &Shared, asker: &Asker, bytes: &[u8]) -> Option<Vec<u8>> {
+pub(crate) async fn answer(shared: &Shared, asker: &Asker, bytes: &[u8]) -> Option<Message> {
     let (began, clock) = (SystemTime::now(), Instant::now());
     let query = match adit_wire::dns::query(bytes) {
         Ok(query) => query,
         Err(NotResolvable::NoQuery) => return None,
-        Err(NotResolvable::Answer(answer)) => return Some(encode(&answer, MAX_MESSAGE_BYTES)),
+        Err(NotResolvable::Answer(answer)) => return Some(*answer),
     };
     let question = query.queries.first()?;
     let snapshot = shared.snapshots.current();
@@ -41,7 +42,7 @@ pub(crate) async fn answer(shared: &Shared, asker: &Asker, bytes: &[u8]) -> Opti
         at_micros: micros(began),
     };
     let mut outcome = Outcome::default();
-    let answer = match shared.dns.begin(asker.account) {
+    let answer = match shared.dns.under_way.take(asker.account) {
         Some(_under_way) => asked.decided(&mut outcome).await,
         None => outcome.refused(&query, ExtendedError::Other, "too many queries at once"),
     };
@@ -58,10 +59,10 @@ pub(crate) async fn answer(shared: &Shared, asker: &Asker, bytes: &[u8]) -> Opti
         registration: registration.map(|one| one.id),
         device: registration.map(|one| one.device),
         device_name: registration.map(|one| one.device_name.clone()).unwrap_or_default(),
-        user: registration.map(|one| one.user.clone()).unwrap_or_default(),
+        user: registration.map(|one| one.user.clone()).or_else(|| asker.user.clone()).unwrap_or_default(),
         source: asker.source,
         protocol: asker.protocol,
-        location: asker.location,
+        location: asker.location.clone(),
         record_type: question.query_type.into(),
         record_type_name: asked.record_type,
         name: asked.name,
@@ -87,7 +88,7 @@ pub(crate) async fn answer(shared: &Shared, asker: &Asker, bytes: &[u8]) -> Opti
     let decision = record.decision;
     let wanted = logging.enabled && logging.dns.wants(decision.blocks());
     shared.metrics.dns_answered(decision, !wanted || shared.records.dns(record));
-    Some(encode(&answer, MAX_MESSAGE_BYTES))
+    Some(answer)
 }
 
 /// What the name that an address stands for has as its own address, for a flow of a device. Rules of DNS are not asked again:
@@ -113,7 +114,7 @@ pub(crate) async fn address_of(
         record_type: mnemonic(record_type),
         at_micros: micros(SystemTime::now()),
     };
-    let _under_way = shared.dns.begin(asker.account).ok_or("too many queries at once")?;
+    let _under_way = shared.dns.under_way.take(asker.account).ok_or("too many queries at once")?;
     let found = asked.resolved(&asked_for, name, &mut Outcome::default()).await;
     let mut addresses = facts_of(&found.map_err(|_| "nobody says what the name stands for")?).addresses;
     addresses.retain(|address| family.holds(address));
@@ -213,9 +214,26 @@ impl Asked<'_> {
             record_type: &self.record_type,
             source: self.asker.source.ip(),
             resolver: self.asker.resolver.map(|address| address.ip()),
-            location: self.asker.location,
-            subdomain: self.asker.subdomain.as_deref(),
+            location: self.asker.location.as_ref().map(|location| location.id),
+            subdomain: self.subdomain(),
             at_micros: self.at_micros,
+        }
+    }
+
+    /// The first label of the host that was asked over HTTPS.
+    fn subdomain(&self) -> Option<&str> {
+        let location = self.asker.location.as_ref()?;
+        (self.asker.protocol == DnsProtocol::Https).then_some(location.subdomain.as_str())
+    }
+
+    /// For how long answers may be kept at most, in seconds.
+    fn max_ttl(&self) -> Option<u32> {
+        match self.asker.location.as_ref().map(|location| location.max_ttl) {
+            None | Some(LocationTtl::Inherit) => {
+                self.snapshot.gateway_settings(self.asker.account).max_ttl_secs
+            }
+            Some(LocationTtl::Seconds(seconds)) => Some(seconds),
+            Some(LocationTtl::Unlimited) => None,
         }
     }
 
@@ -271,7 +289,7 @@ impl Asked<'_> {
             Err(words) => return outcome.refused(self.query, ExtendedError::Other, words),
         };
         outcome.upstream_ttls = found.answers.iter().map(|record| record.ttl).take(MAX_TTLS).collect();
-        outcome.max_ttl = self.snapshot.gateway_settings(self.asker.account).max_ttl_secs;
+        outcome.max_ttl = self.max_ttl();
         passed_on(self.query, &found, outcome.max_ttl)
     }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use adit_transport::messages::{self, Limits};
 use adit_transport::{Duplex, ReadChunk, WriteChunk};
-use adit_wire::dns::MAX_QUERY_BYTES;
+use adit_wire::dns::{MAX_MESSAGE_BYTES, MAX_QUERY_BYTES, encode};
 
-use super::{Asker, query};
+use super::{Asker, MAX_QUERIES_OF_ONE, query};
 use crate::Shared;
 
 /// Answers what is asked until the asker ends, misbehaves, or asks nothing for so long.
@@ -19,11 +19,11 @@ pub(crate) async fn serve<R: ReadChunk, W: WriteChunk>(
     idle: Option<Duration>,
 ) {
     let limits = Limits { message_bytes: MAX_QUERY_BYTES, under_way: MAX_QUERIES_OF_ONE, idle };
-    let answered = |message: bytes::Bytes| async move { query::answer(shared, asker, &message).await };
+    let answered = |message: bytes::Bytes| async move {
+        let answer = query::answer(shared, asker, &message).await?;
+        Some(encode(&answer, MAX_MESSAGE_BYTES))
+    };
     if let Err(error) = messages::serve(stream, limits, answered).await {
         tracing::debug!(%error, "a stream of queries ends");
     }
 }
-
-/// Queries of one stream that are under way at once.
-const MAX_QUERIES_OF_ONE: usize = 256;

@@ -23,11 +23,11 @@ use crate::dial::Via;
 use crate::far::{FarReader, FarWriter};
 
 /// The body of an answer.
-pub(super) type Body = UnsyncBoxBody<Bytes, BodyError>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, BodyError>;
 
 /// An answer's body ended before its end. The client's connection or stream is reset, so that it can tell.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BodyError {
+pub(crate) enum BodyError {
     /// The origin's side failed.
     #[error("the origin's answer broke off")]
     Origin(#[source] StreamError),
@@ -92,7 +92,7 @@ pub(super) fn streamed(
 }
 
 /// A page of one line, which says nothing of what is behind the edge.
-pub(super) fn page(status: StatusCode, line: &str, ray: Option<&HeaderValue>) -> Response<Body> {
+pub(crate) fn page(status: StatusCode, line: &str, ray: Option<&HeaderValue>) -> Response<Body> {
     let told = ray.and_then(|ray| ray.to_str().ok());
     let id = told.map(|ray| format!(" (ray {ray})")).unwrap_or_default();
     let text = format!("{status}: {line}{id}\n");
@@ -111,7 +111,7 @@ pub(super) fn page(status: StatusCode, line: &str, ray: Option<&HeaderValue>) ->
 }
 
 /// A body that is there already.
-pub(super) fn whole(bytes: Bytes) -> Body {
+pub(crate) fn whole(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 

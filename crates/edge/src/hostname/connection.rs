@@ -14,8 +14,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
+use super::answer::page;
 use super::{Served, request};
 use crate::Shared;
+use crate::dns::https;
 use crate::limits::{FAREWELL, HANDSHAKE_DEADLINE};
 
 /// What the requests of one connection share.
@@ -76,7 +78,19 @@ pub(crate) async fn serve(
         let client = Arc::clone(&client);
         move |asked| {
             let client = Arc::clone(&client);
-            async move { Ok::<_, Infallible>(request::serve(client, asked).await) }
+            async move {
+                Ok::<_, Infallible>(match client.served.location() {
+                    Some(location) => {
+                        let _busy = client.busy();
+                        let place = https::Place { location, peer: client.peer };
+                        match request::host(&asked, &client.served) {
+                            Ok(_) => https::serve(&client.shared, place, asked).await,
+                            Err((status, line)) => page(status, line, None),
+                        }
+                    }
+                    None => request::serve(client, asked).await,
+                })
+            }
         }
     });
     let builder = builder(&shared.tasks);

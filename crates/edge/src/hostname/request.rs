@@ -20,20 +20,16 @@ use uuid::Uuid;
 use super::answer::{Body, Held, of_refusal, page, streamed};
 use super::connection::Client;
 use super::recording::{Asked, Recording};
-use super::{headers, upgrade};
+use super::{Served, headers, upgrade};
 use crate::dial::{self, NotDialled, OriginAnswer, OriginRequest, PendingAnswer};
 use crate::far::FarWriter;
 
 /// Answers one request, whatever becomes of it.
 pub(super) async fn serve(client: Arc<Client>, request: Request<Incoming>) -> Response<Body> {
-    let authority = match authority(&request) {
+    let authority = match host(&request, &client.served) {
         Ok(authority) => authority,
         Err((status, line)) => return page(status, line, None),
     };
-    if !is_host(&authority, client.served.name.as_str()) {
-        let line = "this connection is for another host name";
-        return page(StatusCode::MISDIRECTED_REQUEST, line, None);
-    }
     let snapshot = client.shared.snapshots.current();
     let found = snapshot.hostname(client.served.name.as_str());
     let Some(hostname) = found.filter(|hostname| hostname.account == client.served.account).cloned() else {
@@ -190,9 +186,21 @@ fn websocket(request: &Request<Incoming>) -> Option<Handshake> {
     upgrades.then_some(Handshake::Upgrade)
 }
 
+/// A request that names another host: its status, and a line.
+pub(super) type Misdirected = (StatusCode, &'static str);
+
+/// The host that a request names, and its port where it names one; it has to be the one that its connection was made for.
+pub(super) fn host(request: &Request<Incoming>, served: &Served) -> Result<String, Misdirected> {
+    let authority = authority(request)?;
+    if is_host(&authority, served.name.as_str()) {
+        return Ok(authority);
+    }
+    Err((StatusCode::MISDIRECTED_REQUEST, "this connection is for another host name"))
+}
+
 /// The one authority that a request names. With HTTP/1.1 that is the URL's, if it has one (RFC 9112, 3.2.2); with HTTP/2
 /// a `Host` beside it must say the same (RFC 9113, 8.3.1).
-fn authority(request: &Request<Incoming>) -> Result<String, (StatusCode, &'static str)> {
+fn authority(request: &Request<Incoming>) -> Result<String, Misdirected> {
     let wrong = (StatusCode::BAD_REQUEST, "the request names no host, or more than one");
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = hosts.next().map(|host| host.to_str().map_err(|_| wrong)).transpose()?;

@@ -168,6 +168,8 @@ impl Chain {
             peer: None,
             enrolment: axum::Router::new(),
             dns_upstreams: Vec::new(),
+            dns_domain: "dns.localhost".into(),
+            dot: None,
         };
         let ends = Ends { changes: changes_out, commands: commands_out, records: records_in };
         let edge = Edge::start(config, ends).await.unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Dataset, LogRecord};
-use crate::dns::{DnsDecision, DnsRecord};
+use crate::dns::{DnsDecision, DnsProtocol, DnsRecord};
 use crate::flow::{FirstBytes, Refusal};
 use crate::gateway::Blocks;
 use crate::record::{
@@ -57,7 +57,18 @@ fn dns(query: &DnsRecord, id: Uuid) -> LogRecord {
     row.set("Protocol", query.protocol.as_str());
     row.set("SrcIP", query.source.ip());
     row.set("SrcPort", query.source.port());
-    row.set("LocationID", query.location.map(|location| location.to_string()));
+    if let Some(location) = &query.location {
+        row.set("LocationID", location.id.to_string());
+        row.set("Location", location.name.as_str());
+        let subdomain = match query.protocol {
+            DnsProtocol::Https => Some("DoHSubdomain"),
+            DnsProtocol::Tls => Some("DoTSubdomain"),
+            DnsProtocol::Device => None,
+        };
+        if let Some(field) = subdomain {
+            row.set(field, location.subdomain.as_str());
+        }
+    }
     row.set("DeviceID", query.device.map(|device| device.to_string()));
     row.set("DeviceName", query.device_name.as_str());
     row.set("RegistrationID", query.registration.map(|registration| registration.to_string()));

@@ -103,7 +103,11 @@ impl World {
                 | Change::NodeRemoved { .. }
                 | Change::LeasePut(_)
                 | Change::LeaseRemoved(_)
-                | Change::GatewaySettingsPut(_) => {}
+                | Change::GatewaySettingsPut(_)
+                | Change::LocationPut(_)
+                | Change::LocationRemoved { .. }
+                | Change::ServiceTokenPut(_)
+                | Change::ServiceTokenRemoved { .. } => {}
             }
         }
     }

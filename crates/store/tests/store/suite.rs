@@ -17,15 +17,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use adit_model::{
-    AccountId, Change, ChangeBatch, GatewaySettings, RegistrationId, RouteId, SecretHash, TunnelId,
-    VirtualNetworkId,
+    AccountId, Change, ChangeBatch, GatewaySettings, LocationEndpoint, LocationId, LocationTtl,
+    RegistrationId, RouteId, SecretHash, TunnelId, VirtualNetworkId,
 };
 use adit_store::{
     Actor, AuditWindow, Bootstrap, Cascade, ConfigSource, Direction, EnrollError, Fault, HostnameFilter,
-    NewRegistration, NewRoute, NewServiceToken, NewTunnel, NewVirtualNetwork, OpenError, Overwrite,
-    RouteEdit, RouteFilter, RouteWriteError, ServiceTokenRow, Store, Takeover, TunnelDeleteError, TunnelEdit,
-    TunnelFilter, TunnelRow, TunnelWriteError, VirtualNetworkDeleteError, VirtualNetworkEdit,
-    VirtualNetworkFilter, Window,
+    LocationContent, LocationEdge, LocationWriteError, NewRegistration, NewRoute, NewServiceToken, NewTunnel,
+    NewVirtualNetwork, OpenError, Overwrite, RouteEdit, RouteFilter, RouteWriteError, ServiceTokenEdit,
+    ServiceTokenRow, Store, Takeover, TunnelDeleteError, TunnelEdit, TunnelFilter, TunnelRow,
+    TunnelWriteError, VirtualNetworkDeleteError, VirtualNetworkEdit, VirtualNetworkFilter, Window,
 };
 use proptest::prelude::*;
 
@@ -67,6 +67,70 @@ async fn service_token(store: &Store) -> ServiceTokenRow {
         expires_at: None,
     };
     store.service_token_create(&Actor::system(), ACCOUNT, new).await.unwrap().value
+}
+
+fn location(name: u8, client_default: bool) -> LocationContent {
+    let network = format!("10.{name}.0.0/16");
+    let endpoint = LocationEndpoint { enabled: true, require_token: false, networks: Vec::new() };
+    LocationContent {
+        name: format!("l{name}"),
+        client_default,
+        networks: serde_json::json!([{ "network": network }]),
+        endpoints: serde_json::Value::Null,
+        max_ttl: serde_json::Value::Null,
+        edge: LocationEdge {
+            networks: vec![network.parse().unwrap()],
+            https: endpoint.clone(),
+            tls: endpoint,
+            max_ttl: LocationTtl::Seconds(60),
+        },
+    }
+}
+
+#[tokio::test]
+async fn an_account_has_one_default_location_and_no_two_of_a_name() {
+    let Some(place) = Place::new() else { return };
+    let store = open(&place).await;
+    let actor = Actor::system();
+    let [first] = store.location_list(ACCOUNT).await.unwrap().try_into().unwrap();
+    assert!(first.content.client_default && first.content.edge.networks.is_empty(), "{first:?}");
+    let kept = store.location_delete(&actor, ACCOUNT, first.id).await;
+    assert!(matches!(kept, Err(LocationWriteError::DefaultNeeded)), "{kept:?}");
+    let made = store.location_create(&actor, ACCOUNT, location(1, true)).await.unwrap().value;
+    assert_ne!(made.subdomain, first.subdomain);
+    let again = store.location_create(&actor, ACCOUNT, location(1, false)).await;
+    assert!(matches!(again, Err(LocationWriteError::NameTaken)), "{again:?}");
+    let unset = store.location_replace(&actor, ACCOUNT, made.id, location(1, false)).await;
+    assert!(matches!(unset, Err(LocationWriteError::DefaultNeeded)), "{unset:?}");
+    store.location_delete(&actor, ACCOUNT, first.id).await.unwrap();
+    let stranger = AccountId::from_bytes([1; 16]);
+    store.location_fetch(stranger, made.id).await.unwrap_err();
+    store.location_delete(&actor, stranger, made.id).await.unwrap_err();
+    assert_eq!(store.location_list(ACCOUNT).await.unwrap(), [made]);
+}
+
+#[tokio::test]
+async fn accounts_from_before_there_were_locations_get_one_and_nodes_learn_of_their_tokens() {
+    let Some(place) = Place::new() else { return };
+    let store = open(&place).await;
+    let token = service_token(&store).await;
+    let number = store.state().await.unwrap().number;
+    store.close().await;
+    drop(store);
+    let pool = place.pool().await;
+    for undo in ["DROP TABLE locations", "DELETE FROM migrations WHERE number >= 13"] {
+        sqlx::query(undo).execute(&pool).await.unwrap();
+    }
+    pool.close().await;
+
+    let store = open(&place).await;
+    let [first] = store.location_list(ACCOUNT).await.unwrap().try_into().unwrap();
+    assert!(first.content.client_default);
+    let told = store.changes_since(number).await.unwrap();
+    let [Change::LocationPut(location), Change::ServiceTokenPut(told)] = told[0].changes.as_slice() else {
+        panic!("{told:?}")
+    };
+    assert_eq!((location.id, told.id), (first.id, token.id));
 }
 
 fn route(network: &str, tunnel: TunnelId) -> NewRoute {
@@ -446,6 +510,10 @@ enum Step {
     Configure(u8),
     HostnamePut(u8, u8, bool),
     HostnameDelete(u8),
+    LocationCreate(u8, bool),
+    LocationReplace(u8, u8, bool),
+    LocationDelete(u8),
+    TokenToggle(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -467,6 +535,11 @@ fn step() -> impl Strategy<Value = Step> {
         (0u8..3, any::<u8>(), any::<bool>())
             .prop_map(|(name, tunnel, overwrite)| Step::HostnamePut(name, tunnel, overwrite)),
         any::<u8>().prop_map(Step::HostnameDelete),
+        (0u8..4, any::<bool>()).prop_map(|(name, default)| Step::LocationCreate(name, default)),
+        (any::<u8>(), 0u8..4, any::<bool>())
+            .prop_map(|(which, name, default)| Step::LocationReplace(which, name, default)),
+        any::<u8>().prop_map(Step::LocationDelete),
+        any::<u8>().prop_map(Step::TokenToggle),
     ]
 }
 
@@ -497,6 +570,10 @@ impl Replayed {
                 Change::HostnameRoutePut(put) => self.0.insert(put.id.to_string(), change.clone()),
                 Change::VirtualNetworkRemoved { id } => self.0.remove(&id.to_string()),
                 Change::RegistrationRemoved { id } => self.0.remove(&id.to_string()),
+                Change::LocationPut(put) => self.0.insert(put.id.to_string(), change.clone()),
+                Change::LocationRemoved { id } => self.0.remove(&id.to_string()),
+                Change::ServiceTokenPut(put) => self.0.insert(put.id.to_string(), change.clone()),
+                Change::ServiceTokenRemoved { id } => self.0.remove(&id.to_string()),
                 // No step makes these here: lists and rules have a property of their own, and nodes are not stored.
                 Change::ListPut(_)
                 | Change::ListItemsChanged(_)
@@ -531,6 +608,10 @@ impl Replayed {
             which,
             |change| if let Change::VirtualNetworkPut(put) = change { Some(put.id) } else { None },
         )
+    }
+
+    fn location(&self, which: u8) -> Option<LocationId> {
+        self.pick(which, |change| if let Change::LocationPut(put) = change { Some(put.id) } else { None })
     }
 
     fn registration(&self, which: u8) -> Option<RegistrationId> {
@@ -612,6 +693,20 @@ async fn take(store: &Store, seen: &Replayed, token: &ServiceTokenRow, step: &St
             let tunnel = seen.tunnel(*which)?;
             store.hostname_put(&actor, ACCOUNT, name, tunnel, overwrite).await.ok().map(drop)
         }
+        Step::LocationCreate(name, default) => {
+            store.location_create(&actor, ACCOUNT, location(*name, *default)).await.ok().map(drop)
+        }
+        Step::LocationReplace(which, name, default) => {
+            let (id, content) = (seen.location(*which)?, location(*name, *default));
+            store.location_replace(&actor, ACCOUNT, id, content).await.ok().map(drop)
+        }
+        Step::LocationDelete(which) => {
+            store.location_delete(&actor, ACCOUNT, seen.location(*which)?).await.ok().map(drop)
+        }
+        Step::TokenToggle(which) => {
+            let edit = ServiceTokenEdit { enabled: Some(which % 2 == 0), ..ServiceTokenEdit::default() };
+            store.service_token_update(&actor, ACCOUNT, token.id, edit).await.ok().map(drop)
+        }
         Step::HostnameDelete(which) => {
             let all = store.hostname_list(ACCOUNT, &HostnameFilter::default(), Window::ALL).await.unwrap();
             let at = usize::from(*which).checked_rem(all.rows.len())?;
@@ -644,6 +739,8 @@ proptest! {
                 fresh.apply(&state.changes);
                 assert_eq!(fresh, replayed, "after {step:?}");
             }
+            let defaults = store.location_list(ACCOUNT).await.unwrap();
+            assert_eq!(defaults.iter().filter(|row| row.content.client_default).count(), 1);
             let live = TunnelFilter { deleted: adit_store::Deleted::Without, ..TunnelFilter::default() };
             let listed = store.tunnel_list(ACCOUNT, &live, Window::ALL).await.unwrap();
             let held = replayed.0.values().filter(|change| matches!(change, Change::TunnelPut(_))).count();
