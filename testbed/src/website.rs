@@ -11,7 +11,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +52,19 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub fn start(host: &Namespace, addresses: &[SocketAddr]) -> Result<()> {
     for address in addresses {
         tokio::spawn(accept(host.listen(*address)?));
+    }
+    Ok(())
+}
+
+/// The same over TLS, with this certificate and its key.
+pub fn start_tls(
+    host: &Namespace,
+    addresses: &[SocketAddr],
+    (certificate, key): &(PathBuf, PathBuf),
+) -> Result<()> {
+    for address in addresses {
+        let tls = https::open_acceptor(certificate, key)?;
+        tokio::spawn(https::serve(host.listen(*address)?, tls, answer));
     }
     Ok(())
 }
@@ -159,7 +172,7 @@ pub struct Browser {
     host: Namespace,
     edge: SocketAddr,
     name: String,
-    ca: std::path::PathBuf,
+    ca: PathBuf,
 }
 
 impl std::fmt::Debug for Browser {

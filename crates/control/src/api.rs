@@ -12,6 +12,7 @@ mod auth;
 mod batch;
 mod body;
 mod body_shape;
+mod certificate;
 mod configuration;
 mod connectivity;
 mod device;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::AccountId;
+use crate::id::{AccountId, CertificateId};
 
 /// An account's settings, as an edge needs them. An account that has none has the default ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +11,9 @@ pub struct GatewaySettings {
     pub account: AccountId,
     /// Whether TLS is opened.
     pub tls_decrypt: bool,
+    /// The authority that signs the certificates that are shown.
+    #[serde(default = "built_in", skip_serializing_if = "is_built_in")]
+    pub certificate: CertificateId,
     /// On which ports HTTP and TLS are looked for.
     pub inspection: InspectionMode,
     /// What becomes of TLS that carries no HTTP.
@@ -28,6 +31,14 @@ pub struct GatewaySettings {
 
 const fn yes() -> bool {
     true
+}
+
+const fn built_in() -> CertificateId {
+    CertificateId::BUILT_IN
+}
+
+fn is_built_in(certificate: &CertificateId) -> bool {
+    *certificate == CertificateId::BUILT_IN
 }
 
 /// What is recorded of an account's flows (Gateway semantics, 8; contract D, 9.3).
@@ -114,6 +125,7 @@ impl GatewaySettings {
         Self {
             account,
             tls_decrypt: false,
+            certificate: CertificateId::BUILT_IN,
             inspection: InspectionMode::default(),
             non_http_tls: NonHttpTls::default(),
             reevaluate: true,

@@ -36,8 +36,9 @@ pub use gateway::{Blocks, GatewaySettings, InspectionMode, Logging, NonHttpTls, 
 pub use hostname::{HostnameError, PublicHostname};
 pub use http::{RequestFacts, ResponseFacts};
 pub use id::{
-    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, ListId, LocationId,
-    MemberId, NodeId, RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
+    AccountId, CertificateId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, ListId,
+    LocationId, MemberId, NodeId, RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId, TunnelId,
+    VirtualNetworkId,
 };
 pub use list::{List, ListItemsChange, ListKind, UnknownListKind};
 pub use log::{Dataset, LogField, LogKeys, LogKind, LogRecord, LogValue, UnknownDataset, log_record};

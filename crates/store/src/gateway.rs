@@ -1,10 +1,11 @@
 //! How an account's gateway treats flows beside its rules (contract D, 9.2), and the authority by which its TLS is opened.
 
-use adit_model::{AccountId, Change, GatewaySettings, Logging};
+use adit_model::{AccountId, CertificateId, Change, GatewaySettings, Logging};
 use serde_json::Value;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+use crate::certificate::certificate_find;
 use crate::row::{Columns, Connection, Fault, Row};
 use crate::seal::Place;
 use crate::write::{Actor, Deed, Write};
@@ -36,6 +37,17 @@ pub struct InspectionAuthorityRow {
     pub created_at: OffsetDateTime,
 }
 
+/// An account's settings were not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewaySettingsError {
+    /// The authority that they name is not there, or not available.
+    #[error("certificate {0} is not available")]
+    Certificate(CertificateId),
+    /// The store failed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
 impl Store {
     /// An account's settings, if it has set any.
     pub async fn gateway_settings_fetch(
@@ -49,25 +61,32 @@ impl Store {
         row.as_ref().map(settings_row).transpose()
     }
 
-    /// Changes an account's settings by a function of those that it has; what it answers is stored whole.
-    pub async fn gateway_settings_change<E: From<Fault>>(
+    /// Changes an account's settings by a function of those that it has; what it answers is stored whole. The authority that
+    /// they name has to be available.
+    pub async fn gateway_settings_change<E: From<GatewaySettingsError>>(
         &self,
         actor: &Actor,
         account: AccountId,
         change: impl FnOnce(Option<&Value>) -> Result<(Value, GatewaySettings), E>,
     ) -> Result<Written<GatewaySettingsRow>, E> {
-        let mut write = self.write().await?;
+        let mut write = self.write().await.map_err(fault)?;
         let row = sqlx::query("SELECT * FROM gateway_settings WHERE account_id = $1")
             .bind(account.to_string())
             .fetch_optional(write.sql())
             .await
-            .map_err(Fault::from)?;
-        let before = row.as_ref().map(settings_row).transpose()?;
+            .map_err(|error| fault(error.into()))?;
+        let before = row.as_ref().map(settings_row).transpose().map_err(fault)?;
         let (settings, edge) = change(before.as_ref().map(|before| &before.settings))?;
+        if edge.certificate != CertificateId::BUILT_IN {
+            let named = certificate_find(write.sql(), account, edge.certificate).await.map_err(fault)?;
+            if !named.is_some_and(|certificate| certificate.available) {
+                return Err(GatewaySettingsError::Certificate(edge.certificate).into());
+            }
+        }
         // What is recorded is set by another operation, but for whether anything is.
         let kept = before.as_ref().map(|before| before.edge.logging).unwrap_or_default();
         let edge = GatewaySettings { logging: Logging { enabled: edge.logging.enabled, ..kept }, ..edge };
-        Ok(self.gateway_settings_put(write, actor, settings, edge, before).await?)
+        self.gateway_settings_put(write, actor, settings, edge, before).await.map_err(fault)
     }
 
     /// Changes what is recorded of an account's flows.
@@ -198,11 +217,28 @@ impl Store {
     }
 }
 
+fn fault<E: From<GatewaySettingsError>>(fault: Fault) -> E {
+    GatewaySettingsError::Fault(fault).into()
+}
+
 const TABLE: &str = "gateway_settings";
 const AUTHORITIES: &str = "inspection_authorities";
 
 const fn place(account: &str) -> Place<'_> {
     Place { table: AUTHORITIES, column: "key_sealed", row: account }
+}
+
+/// The authority that an account's settings name.
+pub(crate) async fn certificate_in_use(
+    sql: &mut Connection,
+    account: AccountId,
+) -> Result<CertificateId, Fault> {
+    let row = sqlx::query("SELECT * FROM gateway_settings WHERE account_id = $1")
+        .bind(account.to_string())
+        .fetch_optional(sql)
+        .await?;
+    let settings = row.as_ref().map(settings_row).transpose()?;
+    Ok(settings.map_or(CertificateId::BUILT_IN, |row| row.edge.certificate))
 }
 
 /// Every account's settings, as changes to an empty state.

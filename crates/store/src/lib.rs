@@ -16,6 +16,7 @@
 mod audit;
 mod backup;
 mod batch;
+mod certificate;
 mod configuration;
 mod device;
 mod feed;
@@ -56,12 +57,13 @@ use tokio::sync::watch;
 pub use audit::{AuditPlace, AuditRow, AuditWindow, Direction};
 pub use backup::{BackupError, backup};
 pub use batch::{Batch, BatchCommitError};
+pub use certificate::{CertificateError, CertificateKind, CertificateRow, MAX_CERTIFICATES, NewCertificate};
 pub use configuration::ConfigurationRow;
 pub use device::{
     DeviceRow, EnrollError, NewRegistration, RegistrationFilter, RegistrationRow, RegistrationStatus,
 };
 pub use feed::Feed;
-pub use gateway::{GatewaySettingsRow, InspectionAuthorityRow};
+pub use gateway::{GatewaySettingsError, GatewaySettingsRow, InspectionAuthorityRow};
 pub use hostname::{HostnameFilter, HostnamePut, HostnameRow, HostnameWriteError, Overwrite};
 pub use list::{ItemRow, ListDeleteError, ListEdit, ListRow, ListWriteError, NewItem, NewList};
 pub use member::{MemberCreateError, MemberRow};

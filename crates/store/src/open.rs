@@ -47,7 +47,7 @@ const SEAL_CHECK: &str = "seal_check";
 const SEAL_CHECK_PLACE: Place<'static> = Place { table: "meta", column: "value", row: SEAL_CHECK };
 
 /// Every change of the schema, in order; its place in the list is its number, from 1.
-pub(crate) const MIGRATIONS: [&str; 12] = [
+pub(crate) const MIGRATIONS: [&str; 13] = [
     include_str!("../migrations/0001_start.sql"),
     include_str!("../migrations/0002_ingress.sql"),
     include_str!("../migrations/0003_audit.sql"),
@@ -60,6 +60,7 @@ pub(crate) const MIGRATIONS: [&str; 12] = [
     include_str!("../migrations/0010_gateway.sql"),
     include_str!("../migrations/0011_tunnel_kinds.sql"),
     include_str!("../migrations/0012_records.sql"),
+    include_str!("../migrations/0013_inspection.sql"),
 ];
 
 /// Why a store could not be opened.

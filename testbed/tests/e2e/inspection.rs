@@ -4,9 +4,11 @@ use adit_testbed::chain::Chain;
 use adit_testbed::cluster::{Cluster, Family};
 use adit_testbed::kubectl::Kubectl;
 use adit_testbed::net::api_address;
-use adit_testbed::pki::Pki;
-use http::Method;
+use adit_testbed::pki::{API_NAME, Pki};
+use adit_testbed::website::{self, Browser};
+use http::{Method, StatusCode, Version};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::gateway::{ENFORCED, namespaces, soon};
 use crate::records::records;
@@ -128,4 +130,92 @@ async fn a_client_that_trusts_the_account_reaches_the_origin_as_nobody_and_is_to
     soon("blocked by path", blocked).await;
     let line = edge.wait_for_line_after(mark, "action=\"block\"", ENFORCED).await.unwrap();
     assert!(line.contains(rule["id"].as_str().unwrap()) && line.contains("status=403"), "{line}");
+}
+
+const PORT: u16 = 9443;
+
+/// Everything, and a website behind TLS whose certificate the edge trusts.
+async fn start_website() -> Chain {
+    let mut chain = Chain::new().unwrap();
+    let pki = Pki::open(&chain.dir().join("certificates")).unwrap();
+    chain.edge_flags = vec!["--origin-roots".into(), pki.ca().display().to_string()];
+    chain.start_all().await.unwrap();
+    website::start_tls(&chain.world.cluster, &api_address(PORT), &pki.server()).unwrap();
+    chain
+}
+
+/// A browser on the laptop that trusts these certificates and no others.
+fn trusting(chain: &Chain, name: &str, certificates: &[&str]) -> Browser {
+    let file = chain.dir().join(format!("{name}.pem"));
+    std::fs::write(&file, certificates.concat()).unwrap();
+    Browser::new(&chain.world.laptop, api_address(PORT)[0], API_NAME, &file)
+}
+
+/// Whether the website answers this browser.
+async fn is_served(browser: &Browser) -> bool {
+    matches!(browser.get(Version::HTTP_11, "/status/204").await, Ok((StatusCode::NO_CONTENT, _)))
+}
+
+/// Makes an authority and activates it; its id and its certificate.
+async fn authority(chain: &Chain) -> (String, String) {
+    let made = chain.call(Method::POST, "gateway/certificates", Some(&json!({}))).await.unwrap();
+    let id = made["id"].as_str().unwrap().to_owned();
+    assert_eq!(made["binding_status"], "inactive");
+    let path = format!("gateway/certificates/{id}/activate");
+    let active = chain.call(Method::POST, &path, Some(&json!({}))).await.unwrap();
+    assert_eq!(active["binding_status"], "available");
+    (id, active["certificate"].as_str().unwrap().to_owned())
+}
+
+async fn choose(chain: &Chain, id: &str) {
+    let body = json!({ "settings": { "certificate": { "id": id }, "tls_decrypt": { "enabled": true } } });
+    chain.call(Method::PATCH, "gateway/configuration", Some(&body)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_is_rotated_while_devices_trust_both_and_open_connections_stay() {
+    let chain = start_website().await;
+    let (old_id, old) = authority(&chain).await;
+    choose(&chain, &old_id).await;
+    let trusts_old = trusting(&chain, "old", &[&old]);
+    soon("opened by the first authority", async || is_served(&trusts_old).await).await;
+    let mut open = trusts_old.tls(b"http/1.1").await.unwrap();
+    ask(&mut open).await;
+
+    let (new_id, new) = authority(&chain).await;
+    let (trusts_new, trusts_both) =
+        (trusting(&chain, "new", &[&new]), trusting(&chain, "both", &[&old, &new]));
+    assert!(!is_served(&trusts_new).await, "nothing is signed by it before it is chosen");
+    choose(&chain, &new_id).await;
+    soon("opened by the second authority", async || {
+        assert!(is_served(&trusts_both).await, "who trusts both notices nothing");
+        is_served(&trusts_new).await
+    })
+    .await;
+    assert!(!is_served(&trusts_old).await);
+    ask(&mut open).await;
+
+    // What is in use stays; what is not goes.
+    let refused = async |method, path: &str| {
+        let refused = chain.call(method, path, Some(&json!({}))).await.unwrap_err();
+        assert!(format!("{refused:#}").contains("in use"), "{refused:#}");
+    };
+    refused(Method::DELETE, &format!("gateway/certificates/{new_id}")).await;
+    refused(Method::POST, &format!("gateway/certificates/{new_id}/deactivate")).await;
+    let path = format!("gateway/certificates/{old_id}");
+    chain.call(Method::POST, &format!("{path}/deactivate"), Some(&json!({}))).await.unwrap();
+    chain.call(Method::DELETE, &path, None).await.unwrap();
+    ask(&mut open).await;
+    assert!(is_served(&trusts_new).await);
+}
+
+/// One request on a connection that stays open.
+async fn ask(stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin)) {
+    let request = format!("GET /status/204 HTTP/1.1\r\nHost: {API_NAME}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.unwrap());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 204"), "{}", String::from_utf8_lossy(&answer));
 }

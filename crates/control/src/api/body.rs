@@ -25,6 +25,8 @@ pub(super) enum Family {
     List,
     /// Gateway rules.
     Rule,
+    /// What else belongs to the gateway.
+    Gateway,
 }
 
 impl Family {
@@ -36,6 +38,7 @@ impl Family {
             Self::Device => (1102, message.to_owned()),
             Self::List => (2051, message.to_owned()),
             Self::Rule => (2082, message.to_owned()),
+            Self::Gateway => (2102, message.to_owned()),
         };
         ApiError::new(StatusCode::BAD_REQUEST, code, message)
     }

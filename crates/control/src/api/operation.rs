@@ -12,8 +12,8 @@ use super::body::Family;
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
 use super::{
-    account, audit_log, batch, connectivity, device, explain, gateway, list, logging, member, openapi, plan,
-    route, rule, service_token, token, tunnel, virtual_network, warp_connector, zone,
+    account, audit_log, batch, certificate, connectivity, device, explain, gateway, list, logging, member,
+    openapi, plan, route, rule, service_token, token, tunnel, virtual_network, warp_connector, zone,
 };
 use crate::permission::{Area, Level};
 
@@ -23,7 +23,7 @@ pub(super) type Outcome<'a> = Pin<Box<dyn Future<Output = Result<Reply, ApiError
 /// What a body of ids is.
 const IDS: &str = "an array of 1 to 200 ids";
 /// The rows of every resource.
-static TABLE: [&[Operation]; 20] = [
+static TABLE: [&[Operation]; 21] = [
     openapi::OPERATIONS,
     account::OPERATIONS,
     member::OPERATIONS,
@@ -40,6 +40,7 @@ static TABLE: [&[Operation]; 20] = [
     list::OPERATIONS,
     rule::OPERATIONS,
     gateway::OPERATIONS,
+    certificate::OPERATIONS,
     logging::OPERATIONS,
     plan::OPERATIONS,
     explain::OPERATIONS,

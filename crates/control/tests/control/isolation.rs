@@ -20,7 +20,7 @@ const BODY: &str = r#"{
 }"#;
 
 /// Bodies on what is one's own that name another's.
-const REFERENCES: [(&str, &str, &str); 15] = [
+const REFERENCES: [(&str, &str, &str); 17] = [
     (
         "POST",
         "gateway/rules",
@@ -36,6 +36,12 @@ const REFERENCES: [(&str, &str, &str); 15] = [
         "gateway/rules",
         r#"{"name": "x", "action": "resolve", "rule_settings": {"dns_resolvers": {"ipv4": [
             {"ip": "10.0.0.1", "vnet_id": "{virtual_network}", "route_through_private_network": true}]}}}"#,
+    ),
+    ("PATCH", "gateway/configuration", r#"{"settings": {"certificate": {"id": "{certificate}"}}}"#),
+    (
+        "PUT",
+        "gateway/configuration",
+        r#"{"settings": {"custom_certificate": {"enabled": true, "id": "{certificate}"}}}"#,
     ),
     ("POST", "teamnet/routes", r#"{"network": "10.97.0.0/16", "tunnel_id": "{tunnel}"}"#),
     (
@@ -140,16 +146,13 @@ fn names_foreign(path: &str) -> bool {
 }
 
 /// Parameters of paths that stand for no object.
-const OTHERS: [&str; 9] =
-    ["account", "zone", "network", "length", "ip", "resource", "role", "certificate", "dataset"];
+const OTHERS: [&str; 8] = ["account", "zone", "network", "length", "ip", "resource", "role", "dataset"];
 
 /// A path with what is the other's in the place of these.
 fn fixed(path: &str) -> String {
     let path = path.replace("{network}/{length}", "10.99.0.0/16").replace("{network}", "10.99.0.0%2F16");
     let path = path.replace("{ip}", "10.99.0.1").replace("{resource}", "logs");
     let path = path.replace("{role}", "ad17000000000000000000000000a001");
-    // Every account has the one of its own under this id.
-    let path = path.replace("{certificate}", "00000000-0000-0000-0000-000000000000");
     let path = path.replace("{dataset}", "gateway_network");
     path.replace("/devices/{id}", "/devices/{registration}")
 }
@@ -199,7 +202,7 @@ fn batch_of(method: &Method, path: &str) -> String {
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 /// What a tenant has one of.
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 16] = [
     "tunnel",
     "site_tunnel",
     "connector",
@@ -207,6 +210,7 @@ const KINDS: [&str; 15] = [
     "route",
     "list",
     "rule",
+    "certificate",
     "service_token",
     "registration",
     "device",
@@ -253,6 +257,8 @@ impl Tenant {
         let traffic = format!("any(http.conn.dst_ip[*] in ${})", ids["list"]);
         let rule = json!({ "name": format!("rule {name}"), "action": "off", "traffic": traffic });
         ids.insert("rule", post("gateway/rules", rule).await.text("/result/id"));
+        let certificate = post("gateway/certificates", json!({})).await;
+        ids.insert("certificate", certificate.text("/result/id"));
         let service = post("access/service_tokens", json!({ "name": format!("service {name}") })).await;
         ids.insert("service_token", service.text("/result/id"));
         let member = json!({

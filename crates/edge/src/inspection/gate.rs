@@ -26,7 +26,9 @@ impl FlowGate {
 impl Gate for FlowGate {
     fn leaf(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let address = self.facts.destination.ip().to_canonical().to_string();
-        self.shared.leaves.leaf(self.facts.account, name.unwrap_or(&address))
+        let account = self.facts.account;
+        let authority = self.shared.snapshots.current().gateway_settings(account).certificate;
+        self.shared.leaves.leaf(account, authority, name.unwrap_or(&address))
     }
 
     fn verdict(&self, request: &RequestFacts<'_>) -> Verdict {

@@ -1,0 +1,13 @@
+-- The authorities of inspection that an account has beside its built-in one. kind: gateway_managed, or custom for one that
+-- was uploaded. available: whether its certificates may be shown.
+CREATE TABLE inspection_certificates (
+    id TEXT PRIMARY KEY,
+    account_id TEXT NOT NULL REFERENCES accounts (id),
+    kind TEXT NOT NULL,
+    available BIGINT NOT NULL,
+    certificate TEXT NOT NULL,
+    key_sealed TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+CREATE INDEX inspection_certificates_by_account ON inspection_certificates (account_id, created_at, id);
