@@ -13,6 +13,7 @@ use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
 pub use self::upload::{Described, Unusable, check, describe};
+pub(crate) use self::upload::{describe_all, pem_of};
 
 /// An authority could not be made or found.
 #[derive(Debug, thiserror::Error)]

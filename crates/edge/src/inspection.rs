@@ -16,7 +16,8 @@ use adit_inspect::{Report, Setup, Trust, open_tls, read_http};
 use adit_model::{FirstBytes, FlowEnd, FlowFacts, InspectionRecord, Party, Refusal};
 use adit_policy::{PassReason, Treatment};
 use adit_transport::splice::{HalfClose, Passed, SpliceEnd, splice};
-use adit_transport::{Duplex, ReadChunk, WriteChunk, io};
+use adit_transport::{Duplex, ReadChunk, WriteChunk, io, tls};
+use rustls::RootCertStore;
 use tokio::io::DuplexStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -209,8 +210,13 @@ impl Opening<'_> {
         origin: DuplexStream,
         tasks: TaskTracker,
     ) -> impl Future<Output = Report> + Send + 'static {
-        let Looked { shared, facts, party, destination } = self.looked;
-        let trust = Trust { provider: shared.leaves.provider(), roots: shared.leaves.roots() };
+        let looked = self.looked;
+        let Looked { shared, facts, party, destination } = looked;
+        let trust = Trust {
+            provider: shared.leaves.provider(),
+            roots: shared.leaves.roots(),
+            added: Arc::new(added_roots(looked, &self.first)),
+        };
         let setup = Setup { trust, destination, tasks };
         let gate =
             Arc::new(FlowGate::new(Arc::clone(shared), facts.clone(), Arc::clone(party), self.first.clone()));
@@ -223,6 +229,21 @@ impl Opening<'_> {
             }
         }
     }
+}
+
+/// The authorities that the account trusts this origin by, beside the system's.
+fn added_roots(looked: Looked<'_>, first: &FirstBytes) -> RootCertStore {
+    let snapshot = looked.shared.snapshots.current();
+    let mut added = RootCertStore::empty();
+    for pem in snapshot.origin_roots(looked.facts, first.server_name.as_deref()) {
+        match tls::roots_from_pem(pem.as_bytes()) {
+            Ok(roots) => added.extend(roots.roots),
+            Err(error) => {
+                tracing::warn!(account = %looked.facts.account, error = %error, "an added authority cannot be used");
+            }
+        }
+    }
+    added
 }
 
 /// What the device saw decides: between judge and origin a connection is closed as it comes.

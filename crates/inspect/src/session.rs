@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use adit_model::{RequestFacts, ResponseFacts, Rule, RuleSettings, UntrustedAction};
+use adit_model::{OwnPage, RequestFacts, ResponseFacts, Rule, RuleSettings, UntrustedAction};
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
@@ -219,7 +219,9 @@ impl<G: Gate> Session<G> {
                 let settings = rule.settings.redirect.as_ref();
                 let keep = settings.is_some_and(|redirect| redirect.preserve_path_and_query == Some(true));
                 let target = settings.map(|redirect| redirect.target_uri.as_str()).unwrap_or_default();
-                if let Some(response) = page::redirect(target, keep.then_some(asked.uri)) {
+                let tells = settings.is_some_and(|redirect| redirect.include_context == Some(true));
+                let told = if tells { self.told(asked, rule) } else { Vec::new() };
+                if let Some(response) = page::redirect(target, keep.then_some(asked.uri), &told) {
                     self.recorded(
                         asked,
                         Why { reason: "redirected", ..page::blocked(rule) },
@@ -231,8 +233,7 @@ impl<G: Gate> Session<G> {
                 self.answer(asked, page::blocked(rule), Action::Block)
             }
             Verdict::Block(rule) => {
-                let target = rule.settings.block_page.as_ref().map(|page| page.target_uri.as_str());
-                if let Some(response) = target.and_then(|target| page::redirect(target, None)) {
+                if let Some(response) = self.led_to_page(asked, rule) {
                     self.recorded(asked, page::blocked(rule), 302, Action::Block);
                     return response;
                 }
@@ -247,6 +248,37 @@ impl<G: Gate> Session<G> {
                 )
             }
         }
+    }
+
+    /// A person is sent to the page of the rule, or to the account's, if there is one; a program would not read it.
+    fn led_to_page(&self, asked: Asked<'_>, rule: &Rule) -> Option<Response<Body>> {
+        let context = self.gate.context();
+        let of_account = match context.page.as_deref() {
+            Some(OwnPage::RedirectUri(page)) => Some(page),
+            Some(OwnPage::CustomizedBlockPage(_)) | None => None,
+        };
+        let page = rule.settings.block_page.as_ref().or(of_account)?;
+        if !page::is_read_by_a_person(asked.headers, asked.method) {
+            return None;
+        }
+        let told = if page.include_context == Some(true) { self.told(asked, rule) } else { Vec::new() };
+        page::redirect(&page.target_uri, None, &told)
+    }
+
+    /// What another page is told of who was sent there, and why (Gateway semantics, 2.1 and 6).
+    fn told(&self, asked: Asked<'_>, rule: &Rule) -> Vec<(&'static str, String)> {
+        let context = self.gate.context();
+        vec![
+            ("cf_user_email", context.user),
+            ("cf_account_id", context.account),
+            ("cf_device_id", context.device),
+            ("cf_source_ip", context.source),
+            ("cf_rule_id", rule.id.to_string()),
+            ("cf_policy_name", rule.name.clone()),
+            ("cf_filter", "http".to_owned()),
+            // Without what stands behind its `?`, which may be secret.
+            ("cf_site_uri", format!("{}://{}{}", self.scheme, asked.head.authority, asked.uri.path())),
+        ]
     }
 
     fn answer_for(&self, asked: Asked<'_>, rule: Option<&Rule>, why: Why<'_>) -> Response<Body> {

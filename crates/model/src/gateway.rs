@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AccountId, CertificateId};
+use crate::id::{AccountId, CertificateId, OriginRootId, VirtualNetworkId};
+use crate::rule::BlockPage;
 
 /// An account's settings, as an edge needs them. An account that has none has the default ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +96,62 @@ impl Default for Logging {
         let all = RuleLogging::default();
         Self { enabled: true, redact_pii: false, query_strings: false, dns: all, http: all, l4: all }
     }
+}
+
+/// What an account's blocked requests get, unless a rule says otherwise (Gateway semantics, 6).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountBlockPage {
+    /// The account.
+    pub account: AccountId,
+    /// Its own; `None` is the page that is built in.
+    pub page: Option<OwnPage>,
+}
+
+/// What an account made of the block page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "snake_case")]
+pub enum OwnPage {
+    /// A page in the account's words.
+    CustomizedBlockPage(Box<CustomPage>),
+    /// People are sent to this URL.
+    RedirectUri(BlockPage),
+}
+
+/// The account's words on a block page; what is empty is not shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CustomPage {
+    /// Whose page it is.
+    pub name: String,
+    /// Above the reason.
+    pub header_text: String,
+    /// At the end.
+    pub footer_text: String,
+    /// The URL of an image.
+    pub logo_path: String,
+    /// `#rrggbb`.
+    pub background_color: String,
+    /// Whom to write to.
+    pub mailto_address: String,
+    /// What about.
+    pub mailto_subject: String,
+    /// Shows no footer.
+    pub suppress_footer: bool,
+}
+
+/// Authorities by which an account's own origins are trusted, beside the system's (Gateway semantics, 3.2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginRoot {
+    /// Its id.
+    pub id: OriginRootId,
+    /// Its account.
+    pub account: AccountId,
+    /// Certificates as PEM, one behind the other.
+    pub certificate: String,
+    /// Only for origins in these; empty for all.
+    pub virtual_networks: Vec<VirtualNetworkId>,
+    /// Only for these names and those below them, in lower case; empty for all.
+    pub host_suffixes: Vec<String>,
 }
 
 /// On which ports HTTP and TLS are looked for.

@@ -95,6 +95,8 @@ uuid_id! {
     LocationId, "location";
     /// An authority by which an account's TLS is opened.
     CertificateId, "certificate";
+    /// Authorities by which an account's own origins are trusted.
+    OriginRootId, "origin root";
     /// One flow, for its log record.
     FlowId, "flow";
 }

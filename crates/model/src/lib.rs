@@ -32,13 +32,16 @@ pub use explain::{
     MAX_SERVER_NAME_BYTES, NOT_DIALLED,
 };
 pub use flow::{FirstBytes, FlowFacts, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
-pub use gateway::{Blocks, GatewaySettings, InspectionMode, Logging, NonHttpTls, RuleLogging};
+pub use gateway::{
+    AccountBlockPage, Blocks, CustomPage, GatewaySettings, InspectionMode, Logging, NonHttpTls, OriginRoot,
+    OwnPage, RuleLogging,
+};
 pub use hostname::{HostnameError, PublicHostname};
 pub use http::{RequestFacts, ResponseFacts};
 pub use id::{
     AccountId, CertificateId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, ListId,
-    LocationId, MemberId, NodeId, RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId, TunnelId,
-    VirtualNetworkId,
+    LocationId, MemberId, NodeId, OriginRootId, RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId,
+    TunnelId, VirtualNetworkId,
 };
 pub use list::{List, ListItemsChange, ListKind, UnknownListKind};
 pub use log::{Dataset, LogField, LogKeys, LogKind, LogRecord, LogValue, UnknownDataset, log_record};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use adit_model::{
     AccountId, Cidr, DeviceId, DeviceKey, Filter, GatewaySettings, Hostname, ListId, Node, NodeId, NodeKey,
-    PublicHostname, Registration, RegistrationId, Route, RuleId, RuleName, SecretHash, Tunnel,
-    TunnelConfiguration, TunnelId, VirtualNetworkId, never_dialled,
+    OriginRoot, OwnPage, PublicHostname, Registration, RegistrationId, Route, RuleId, RuleName, SecretHash,
+    Tunnel, TunnelConfiguration, TunnelId, VirtualNetworkId, never_dialled,
 };
 use ipnet::IpNet;
 
@@ -32,6 +32,9 @@ pub struct Snapshot {
     pub(crate) rules: SharedMap<(AccountId, Filter), Arc<Vec<Arc<CompiledRule>>>>,
     pub(crate) lists: SharedMap<adit_expr::ListId, Arc<CompiledList>>,
     pub(crate) gateway_settings: SharedMap<AccountId, GatewaySettings>,
+    /// Of the accounts that have their own.
+    pub(crate) block_pages: SharedMap<AccountId, Arc<OwnPage>>,
+    pub(crate) origin_roots: SharedMap<AccountId, Arc<Vec<Arc<OriginRoot>>>>,
 }
 
 /// The routes of one virtual network, by prefix. A copy is two pointers.
@@ -180,6 +183,11 @@ impl Snapshot {
     pub fn rule_name(&self, account: AccountId, filter: Filter, id: RuleId) -> Option<RuleName> {
         let rule = self.rules(account, filter).iter().find(|compiled| compiled.rule.id == id)?;
         Some(RuleName { id, name: rule.rule.name.clone(), action: rule.rule.action })
+    }
+
+    /// What an account's blocked requests get; none is the page that is built in.
+    pub fn block_page(&self, account: AccountId) -> Option<&Arc<OwnPage>> {
+        self.block_pages.get(&account)
     }
 
     /// The list, ready to be asked.

@@ -28,6 +28,7 @@ mod member;
 mod node;
 mod node_database;
 mod open;
+mod origin_root;
 mod page;
 mod query;
 mod records;
@@ -63,13 +64,14 @@ pub use device::{
     DeviceRow, EnrollError, NewRegistration, RegistrationFilter, RegistrationRow, RegistrationStatus,
 };
 pub use feed::Feed;
-pub use gateway::{GatewaySettingsError, GatewaySettingsRow, InspectionAuthorityRow};
+pub use gateway::{GatewaySettingsContent, GatewaySettingsError, GatewaySettingsRow, InspectionAuthorityRow};
 pub use hostname::{HostnameFilter, HostnamePut, HostnameRow, HostnameWriteError, Overwrite};
 pub use list::{ItemRow, ListDeleteError, ListEdit, ListRow, ListWriteError, NewItem, NewList};
 pub use member::{MemberCreateError, MemberRow};
 pub use node::{EnrolledNode, NODE_SILENT_AFTER, NewNode, NodeCreateError, NodeRow, OwnNodeError, RoleMade};
 pub use node_database::{Cluster, NodeDatabase, NodeDatabaseError, NodeRecord, Notices};
 pub use open::OpenError;
+pub use origin_root::{MAX_ORIGIN_ROOTS, OriginRootContent, OriginRootError, OriginRootRow};
 pub use page::{Page, Window};
 pub use records::{RecordKey, RecordRow, RecordWindow, Records, Retention};
 pub use route::{NewRoute, RouteEdit, RouteFilter, RouteRow, RouteWriteError, Takeover};

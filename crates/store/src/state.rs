@@ -8,6 +8,7 @@ use crate::device::registration_changes;
 use crate::gateway::gateway_changes;
 use crate::hostname::hostname_changes;
 use crate::list::list_changes;
+use crate::origin_root::origin_root_changes;
 use crate::route::route_changes;
 use crate::row::Fault;
 use crate::rule::rule_changes;
@@ -38,6 +39,7 @@ impl Store {
         changes.extend(list_changes(reader.sql()).await?);
         changes.extend(rule_changes(reader.sql()).await?);
         changes.extend(gateway_changes(reader.sql()).await?);
+        changes.extend(origin_root_changes(reader.sql()).await?);
         Ok(ChangeBatch { number: u64::try_from(number).unwrap_or(0), changes })
     }
 }

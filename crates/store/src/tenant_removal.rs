@@ -31,7 +31,7 @@ const BY_ACCOUNT: &str = "account_id = $1";
 const LIVE: &str = " AND deleted_at IS NULL";
 
 /// All that belongs to an account. What refers to another stands before it.
-const OWNED: [Owned; 17] = [
+const OWNED: [Owned; 18] = [
     Owned {
         table: "rule_lists",
         of_account: "rule_id IN (SELECT id FROM rules WHERE account_id = $1)",
@@ -107,6 +107,12 @@ const OWNED: [Owned; 17] = [
         change: Some(("account_id", |id| {
             Some(Change::GatewaySettingsPut(GatewaySettings::of(id.parse().ok()?)))
         })),
+    },
+    Owned {
+        table: "origin_roots",
+        of_account: BY_ACCOUNT,
+        counted: None,
+        change: Some(("id", |id| Some(Change::OriginRootRemoved { id: id.parse().ok()? }))),
     },
     Owned { table: "inspection_certificates", of_account: BY_ACCOUNT, counted: None, change: None },
     Owned { table: "inspection_authorities", of_account: BY_ACCOUNT, counted: None, change: None },

@@ -219,3 +219,87 @@ async fn ask(stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + U
     }
     assert!(answer.starts_with(b"HTTP/1.1 204"), "{}", String::from_utf8_lossy(&answer));
 }
+
+/// A browser on the laptop that asks for this name and trusts the account's built-in authority.
+async fn browser(chain: &Chain, name: &str) -> Browser {
+    let certificates = chain.call(Method::GET, "gateway/certificates", None).await.unwrap();
+    let file = chain.dir().join("built-in.pem");
+    std::fs::write(&file, certificates[0]["certificate"].as_str().unwrap()).unwrap();
+    Browser::new(&chain.world.laptop, api_address(PORT)[1], name, &file)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_origin_of_a_private_authority_is_trusted_where_the_account_says_so_and_nowhere_else() {
+    let chain = Chain::start().await.unwrap();
+    let pki = Pki::open(&chain.dir().join("certificates")).unwrap();
+    website::start_tls(&chain.world.cluster, &api_address(PORT), &pki.server()).unwrap();
+    decrypt(&chain, true).await;
+    // The certificate of the origin is for both names.
+    let (inside, outside) =
+        (browser(&chain, API_NAME).await, browser(&chain, "kubernetes.default.svc").await);
+    let status =
+        async |browser: &Browser| browser.get(Version::HTTP_2, "/status/204").await.unwrap().0.as_u16();
+    for browser in [&inside, &outside] {
+        soon("opened, and not trusted", async || status(browser).await == 526).await;
+    }
+    let suffix = API_NAME.split_once('.').unwrap().1;
+    let certificate = std::fs::read_to_string(pki.ca()).unwrap();
+    let body = json!({ "name": "cluster CA", "certificate": certificate, "host_suffixes": [suffix] });
+    let root = chain.call(Method::POST, "x/gateway/origin_roots", Some(&body)).await.unwrap();
+    soon("trusted", async || status(&inside).await == 204).await;
+    assert_eq!(status(&outside).await, 526, "the name is not below {suffix}");
+    // In another virtual network it does not count.
+    let lab =
+        chain.call(Method::POST, "teamnet/virtual_networks", Some(&json!({ "name": "lab" }))).await.unwrap();
+    let mut elsewhere = body.clone();
+    elsewhere["virtual_networks"] = json!([lab["id"]]);
+    let path = format!("x/gateway/origin_roots/{}", root["id"].as_str().unwrap());
+    chain.call(Method::PUT, &path, Some(&elsewhere)).await.unwrap();
+    soon("not trusted in another network", async || status(&inside).await == 526).await;
+    chain.call(Method::PUT, &path, Some(&body)).await.unwrap();
+    soon("trusted again", async || status(&inside).await == 204).await;
+    chain.call(Method::DELETE, &path, None).await.unwrap();
+    soon("not trusted any more", async || status(&inside).await == 526).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_person_sees_the_accounts_page_or_is_sent_there_with_who_and_why() {
+    let chain = start_website().await;
+    decrypt(&chain, true).await;
+    let rule = json!({
+        "name": "no downloads", "action": "block", "filters": ["http"], "precedence": 10, "enabled": true,
+        "traffic": "starts_with(http.request.uri.path, \"/download\")",
+    });
+    let rule = chain.call(Method::POST, "gateway/rules", Some(&rule)).await.unwrap();
+    let page = async |body: Value| {
+        let body = json!({ "settings": { "block_page": body } });
+        chain.call(Method::PATCH, "gateway/configuration", Some(&body)).await.unwrap();
+    };
+    page(json!({ "enabled": true, "mode": "customized_block_page", "header_text": "Ask <IT> first" })).await;
+    let browser = browser(&chain, API_NAME).await;
+    let ask = async || {
+        let request =
+            http::Request::get("/download/1").header("accept", "text/html").body(website::whole(""));
+        browser.send(Version::HTTP_11, request.unwrap()).await.unwrap()
+    };
+    soon("in the account's words", async || {
+        let answer = ask().await;
+        let refused =
+            answer.status() == StatusCode::FORBIDDEN && answer.headers()["cache-control"] == "no-store";
+        let text = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+        refused && String::from_utf8_lossy(&text).contains("Ask &lt;IT&gt; first")
+    })
+    .await;
+    page(json!({
+        "enabled": true, "mode": "redirect_uri", "target_uri": "https://help.example.com/", "include_context": true,
+    }))
+    .await;
+    soon("sent there", async || {
+        let answer = ask().await;
+        let location =
+            answer.headers().get("location").map(|to| to.to_str().unwrap().to_owned()).unwrap_or_default();
+        location.starts_with("https://help.example.com/?cf_user_email=")
+            && location.contains(&format!("cf_rule_id={}", rule["id"].as_str().unwrap()))
+    })
+    .await;
+}

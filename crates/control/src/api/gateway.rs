@@ -5,7 +5,7 @@
 //! does not carry out is refused, and never kept as if it were.
 
 use adit_model::{AccountId, CertificateId, GatewaySettings, InspectionMode, Logging, NonHttpTls};
-use adit_store::{GatewaySettingsError, GatewaySettingsRow};
+use adit_store::{GatewaySettingsContent, GatewaySettingsError, GatewaySettingsRow};
 use serde_json::{Map, Value, json};
 
 use super::answer::{Kind, object};
@@ -13,7 +13,7 @@ use super::body::{Family, Fields};
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
 use super::operation::Operation;
-use super::{Call, certificate, shape};
+use super::{Call, block_page, certificate, shape};
 use crate::permission::{Area, Level};
 
 pub(super) const OPERATIONS: &[Operation] = &[
@@ -92,11 +92,7 @@ const KEYS: [Key; 19] = [
             one_of(value, "mode", &["static", "dynamic"]).then_some("expected {\"mode\": static or dynamic}")
         },
     ),
-    key(
-        "block_page",
-        || json!({ "enabled": false }),
-        |value| fixed(value, "enabled", false, "block pages of one's own are not built"),
-    ),
+    key("block_page", || json!({ "enabled": false }), block_page::wrong),
     key(
         "antivirus",
         || json!({ "enabled_download_phase": false, "enabled_upload_phase": false, "fail_closed": false }),
@@ -249,14 +245,15 @@ async fn change(call: &Call<'_>, way: Way) -> Result<Reply, ApiError> {
         );
         settings.extend(given.clone());
         let edge = edge_settings(account, &settings);
-        Ok((Value::Object(settings), edge))
+        let block_page = block_page::page(&settings["block_page"]);
+        Ok(GatewaySettingsContent { settings: Value::Object(settings), edge, block_page })
     };
     let store = &call.control.0.store;
     if given.contains_key("tls_decrypt") || given.contains_key("certificate") {
         // Before edges are told that TLS is opened, there is something to open it with.
         let before = store.gateway_settings_fetch(account).await?;
-        let (_, next) = merged(before.as_ref().map(|row| &row.settings))?;
-        certificate::usable(call, &next).await?;
+        let next = merged(before.as_ref().map(|row| &row.settings))?;
+        certificate::usable(call, &next.edge).await?;
     }
     let row = store.gateway_settings_change(&call.actor, account, &merged).await?;
     Ok(Reply::One(answer(Some(&row.value))))

@@ -13,7 +13,8 @@ use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
 use super::{
     account, audit_log, batch, certificate, connectivity, device, explain, gateway, list, logging, member,
-    openapi, plan, route, rule, service_token, token, tunnel, virtual_network, warp_connector, zone,
+    openapi, origin_root, plan, route, rule, service_token, token, tunnel, virtual_network, warp_connector,
+    zone,
 };
 use crate::permission::{Area, Level};
 
@@ -23,7 +24,7 @@ pub(super) type Outcome<'a> = Pin<Box<dyn Future<Output = Result<Reply, ApiError
 /// What a body of ids is.
 const IDS: &str = "an array of 1 to 200 ids";
 /// The rows of every resource.
-static TABLE: [&[Operation]; 21] = [
+static TABLE: [&[Operation]; 22] = [
     openapi::OPERATIONS,
     account::OPERATIONS,
     member::OPERATIONS,
@@ -41,6 +42,7 @@ static TABLE: [&[Operation]; 21] = [
     rule::OPERATIONS,
     gateway::OPERATIONS,
     certificate::OPERATIONS,
+    origin_root::OPERATIONS,
     logging::OPERATIONS,
     plan::OPERATIONS,
     explain::OPERATIONS,

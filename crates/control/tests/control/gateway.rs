@@ -1,6 +1,6 @@
 //! The settings of an account's gateway and the certificates of its inspection (contract D, 9), as clients see them.
 
-use adit_model::{Change, InspectionMode};
+use adit_model::{Change, InspectionMode, OwnPage};
 
 use super::http_rules::everything;
 use super::*;
@@ -79,7 +79,7 @@ async fn an_account_has_one_authority_of_its_own_to_trust() {
 }
 
 /// Makes an authority as somebody who has one does.
-fn own_authority() -> (String, String) {
+pub(super) fn own_authority() -> (String, String) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::default();
     params.distinguished_name.push(rcgen::DnType::OrganizationName, "Example");
@@ -174,4 +174,92 @@ async fn an_authority_of_ones_own_is_taken_and_its_key_is_never_shown() {
     let records = api.control.store().audit_list(api.control.account(), &everything()).await.unwrap();
     assert!(records.iter().any(|record| record.action == "inspection_certificate.create"));
     assert!(!format!("{records:?}").contains("PRIVATE"), "no record has the key");
+}
+
+#[tokio::test]
+async fn origins_are_trusted_by_authorities_that_are_limited_to_networks_and_names() {
+    let api = Api::new().await;
+    let (pem, key) = own_authority();
+    let network = api.post("teamnet/virtual_networks", json!({ "name": "lab" })).await.text("/result/id");
+    let body = json!({
+        "name": "lab CA", "certificate": format!("{pem}{pem}"), "virtual_networks": [network],
+        "host_suffixes": ["*.Corp.Example.", "internal"],
+    });
+    let made = api.post("x/gateway/origin_roots", body.clone()).await;
+    let id = made.text("/result/id");
+    assert_eq!(made.result()["host_suffixes"], json!(["corp.example", "internal"]));
+    assert_eq!(made.result()["fingerprints"].as_array().unwrap().len(), 2);
+    api.post("x/gateway/origin_roots", body.clone()).await.refused(409, 2101, "name");
+    let told = async || {
+        let state = api.control.store().state().await.unwrap();
+        let of = |change: &Change| matches!(change, Change::OriginRootPut(_));
+        state.changes.into_iter().filter(of).count()
+    };
+    assert_eq!(told().await, 1);
+    for (key, value, pointer) in [
+        ("certificate", json!(key), "/certificate"),
+        ("certificate", json!(""), "/certificate"),
+        ("certificate", json!(pem.repeat(17)), "/certificate"),
+        ("host_suffixes", json!(["corp.example", "not a name"]), "/host_suffixes/1"),
+        ("host_suffixes", json!(["10.0.0.1"]), "/host_suffixes/0"),
+        ("virtual_networks", json!(["3a5b3b1e-0f5c-4c3e-8a57-5d9a0a9a3c11"]), "/virtual_networks"),
+        ("virtual_networks", json!(["lab"]), "/virtual_networks/0"),
+    ] {
+        let mut wrong = body.clone();
+        wrong["name"] = json!("another");
+        wrong[key] = value;
+        let refused = api.post("x/gateway/origin_roots", wrong).await;
+        refused.refused(400, 2102, "");
+        assert_eq!(refused.body["errors"][0]["source"]["pointer"], pointer, "{}", refused.body);
+    }
+    let path = format!("x/gateway/origin_roots/{id}");
+    let open = json!({ "name": "lab CA", "certificate": pem });
+    assert_eq!(api.put(&path, open).await.result()["virtual_networks"], json!([]));
+    assert_eq!(api.get("x/gateway/origin_roots").await.column("id"), [id]);
+    api.delete(&path).await.result();
+    api.get(&path).await.refused(404, 2100, "not found");
+    assert_eq!(told().await, 0);
+}
+
+#[tokio::test]
+async fn a_block_page_in_ones_own_words_is_kept_and_the_edges_are_told() {
+    let api = Api::new().await;
+    let page = |body: Value| json!({ "block_page": body });
+    let own = json!({
+        "enabled": true, "mode": "customized_block_page", "name": "Example", "header_text": "No.", "footer_text": null,
+        "background_color": "#0b5fff", "mailto_address": "it@example.com", "suppress_footer": true, "read_only": false,
+    });
+    let kept = chosen(&api, page(own.clone())).await;
+    assert_eq!(kept.result()["settings"]["block_page"], own);
+    let told = async || {
+        let state = api.control.store().state().await.unwrap();
+        state
+            .changes
+            .into_iter()
+            .find_map(|change| if let Change::BlockPagePut(put) = change { put.page } else { None })
+    };
+    assert!(matches!(told().await, Some(OwnPage::CustomizedBlockPage(page)) if page.header_text == "No."));
+    let elsewhere = json!({
+        "enabled": true, "mode": "redirect_uri", "target_uri": "https://help.example.com", "include_context": true,
+    });
+    chosen(&api, page(elsewhere)).await.result();
+    assert!(matches!(told().await, Some(OwnPage::RedirectUri(to)) if to.include_context == Some(true)));
+    for wrong in [
+        json!({ "enabled": "yes" }),
+        json!({ "enabled": true, "mode": "redirect_uri" }),
+        json!({ "enabled": true, "mode": "redirect_uri", "target_uri": "javascript:alert(1)" }),
+        json!({ "enabled": true, "mode": "another" }),
+        json!({ "enabled": true, "background_color": "red;}" }),
+        json!({ "enabled": true, "mailto_address": "nobody" }),
+        json!({ "enabled": true, "logo_path": "/logo.png" }),
+        json!({ "enabled": true, "header_text": "x".repeat(2049) }),
+        json!({ "enabled": true, "name": 7 }),
+        json!("page"),
+    ] {
+        let refused = chosen(&api, page(wrong)).await;
+        refused.refused(400, 2082, "block_page");
+        assert_eq!(refused.body["errors"][0]["source"]["pointer"], "/settings/block_page");
+    }
+    chosen(&api, json!({ "block_page": null })).await.result();
+    assert_eq!(told().await, None);
 }

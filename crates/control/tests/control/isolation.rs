@@ -20,7 +20,7 @@ const BODY: &str = r#"{
 }"#;
 
 /// Bodies on what is one's own that name another's.
-const REFERENCES: [(&str, &str, &str); 17] = [
+const REFERENCES: [(&str, &str, &str); 19] = [
     (
         "POST",
         "gateway/rules",
@@ -37,6 +37,8 @@ const REFERENCES: [(&str, &str, &str); 17] = [
         r#"{"name": "x", "action": "resolve", "rule_settings": {"dns_resolvers": {"ipv4": [
             {"ip": "10.0.0.1", "vnet_id": "{virtual_network}", "route_through_private_network": true}]}}}"#,
     ),
+    ("POST", "x/gateway/origin_roots", ORIGIN_ROOT),
+    ("PUT", "x/gateway/origin_roots/{own_origin_root}", ORIGIN_ROOT),
     ("PATCH", "gateway/configuration", r#"{"settings": {"certificate": {"id": "{certificate}"}}}"#),
     (
         "PUT",
@@ -64,6 +66,10 @@ const REFERENCES: [(&str, &str, &str); 17] = [
     ("POST", "devices/revoke", r#"["{registration}"]"#),
     ("POST", "devices/unrevoke", r#"["{device}"]"#),
 ];
+
+/// An authority of origins that is limited to a virtual network of another's.
+const ORIGIN_ROOT: &str =
+    r#"{"name": "x", "certificate": "{authority}", "virtual_networks": ["{virtual_network}"]}"#;
 
 /// An operation of the API's document, with what its path and its query may name.
 struct Row {
@@ -202,7 +208,7 @@ fn batch_of(method: &Method, path: &str) -> String {
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 /// What a tenant has one of.
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 17] = [
     "tunnel",
     "site_tunnel",
     "connector",
@@ -211,6 +217,7 @@ const KINDS: [&str; 16] = [
     "list",
     "rule",
     "certificate",
+    "origin_root",
     "service_token",
     "registration",
     "device",
@@ -259,6 +266,11 @@ impl Tenant {
         ids.insert("rule", post("gateway/rules", rule).await.text("/result/id"));
         let certificate = post("gateway/certificates", json!({})).await;
         ids.insert("certificate", certificate.text("/result/id"));
+        let root = json!({
+            "name": format!("root {name}"), "certificate": gateway::own_authority().0,
+            "virtual_networks": [ids["virtual_network"]],
+        });
+        ids.insert("origin_root", post("x/gateway/origin_roots", root).await.text("/result/id"));
         let service = post("access/service_tokens", json!({ "name": format!("service {name}") })).await;
         ids.insert("service_token", service.text("/result/id"));
         let member = json!({
@@ -363,8 +375,9 @@ async fn nothing_of_another_account_is_seen_or_used_or_told_from_what_never_was(
         }
     }
     requests.push((Method::GET, account("devices/{device}"), String::new()));
+    let authority = gateway::own_authority().0.replace('\n', "\\n");
     for (method, path, body) in REFERENCES {
-        requests.push((method.parse().unwrap(), account(path), body.into()));
+        requests.push((method.parse().unwrap(), account(path), body.replace("{authority}", &authority)));
     }
     assert!(requests.len() > 150, "only {} requests", requests.len());
     let strangers = nobodys(&other.ids);

@@ -6,6 +6,9 @@ use adit_inspect::{Exchange, Gate, PageContext, Verdict};
 use adit_model::{FirstBytes, FlowFacts, Party, RequestFacts, Rule};
 use adit_policy::{HttpVerdict, PassReason, Treatment};
 use rustls::sign::CertifiedKey;
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 
 use crate::Shared;
 
@@ -52,10 +55,18 @@ impl Gate for FlowGate {
     }
 
     fn context(&self) -> PageContext {
+        let account = self.facts.account;
         PageContext {
+            account: account.to_string(),
             source: self.facts.source.to_string(),
             device: self.facts.device.to_string(),
+            user: self.party.user.clone(),
+            time: OffsetDateTime::now_utc().format(TIME).unwrap_or_default(),
             destination: self.facts.destination,
+            page: self.shared.snapshots.current().block_page(account).cloned(),
         }
     }
 }
+
+/// As people read it, to the second.
+const TIME: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use adit_inspect::{Action, Exchange, Gate, PageContext, Trust, Verdict};
-use adit_model::{AccountId, Filter, RequestFacts, Rule, RuleId, RuleSettings};
+use adit_model::{AccountId, Filter, OwnPage, RequestFacts, Rule, RuleId, RuleSettings};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -64,7 +64,11 @@ static ORIGINS: LazyLock<Authority> = LazyLock::new(|| authority("origins"));
 static GATE: LazyLock<Authority> = LazyLock::new(|| authority("gate"));
 
 pub(crate) fn trust() -> Trust {
-    Trust { provider: Arc::new(aws_lc_rs::default_provider()), roots: Arc::new(ORIGINS.roots()) }
+    Trust {
+        provider: Arc::new(aws_lc_rs::default_provider()),
+        roots: Arc::new(ORIGINS.roots()),
+        added: Arc::new(RootCertStore::empty()),
+    }
 }
 
 /// An origin that speaks both versions of HTTP.
@@ -267,13 +271,22 @@ pub(crate) struct Rules {
     pub(crate) answered: Option<Verdict>,
     pub(crate) unopened: Option<&'static str>,
     pub(crate) leaf: Arc<CertifiedKey>,
+    /// The account's own page.
+    pub(crate) page: Option<Arc<OwnPage>>,
     pub(crate) records: Mutex<Vec<Recorded>>,
 }
 
 impl Default for Rules {
     fn default() -> Self {
         let leaf = GATE.leaf("app.example.com");
-        Self { paths: Vec::new(), answered: None, unopened: None, leaf, records: Mutex::default() }
+        Self {
+            paths: Vec::new(),
+            answered: None,
+            unopened: None,
+            leaf,
+            page: None,
+            records: Mutex::default(),
+        }
     }
 }
 
@@ -327,7 +340,15 @@ impl Gate for Rules {
 
     fn context(&self) -> PageContext {
         let destination: SocketAddr = "198.51.100.7:443".parse().unwrap();
-        PageContext { source: "203.0.113.9".into(), device: "laptop".into(), destination }
+        PageContext {
+            account: "0123456789abcdef0123456789abcdef".into(),
+            source: "203.0.113.9".into(),
+            device: "laptop".into(),
+            user: "jo@example.com".into(),
+            time: "2026-01-02T03:04:05Z".into(),
+            destination,
+            page: self.page.clone(),
+        }
     }
 }
 

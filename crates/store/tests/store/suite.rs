@@ -17,15 +17,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use adit_model::{
-    AccountId, CertificateId, Change, ChangeBatch, GatewaySettings, RegistrationId, RouteId, SecretHash,
-    TunnelId, VirtualNetworkId,
+    AccountId, CertificateId, Change, ChangeBatch, GatewaySettings, OwnPage, RegistrationId, RouteId,
+    SecretHash, TunnelId, VirtualNetworkId,
 };
 use adit_store::{
     Actor, AuditWindow, Bootstrap, Cascade, CertificateError, CertificateKind, ConfigSource, Direction,
-    EnrollError, GatewaySettingsError, HostnameFilter, MAX_CERTIFICATES, NewCertificate, NewRegistration,
-    NewRoute, NewServiceToken, NewTunnel, NewVirtualNetwork, OpenError, Overwrite, RouteEdit, RouteFilter,
-    RouteWriteError, ServiceTokenRow, Store, Takeover, TunnelDeleteError, TunnelEdit, TunnelFilter,
-    TunnelRow, TunnelWriteError, VirtualNetworkDeleteError, VirtualNetworkEdit, VirtualNetworkFilter, Window,
+    EnrollError, GatewaySettingsContent, GatewaySettingsError, HostnameFilter, MAX_CERTIFICATES,
+    NewCertificate, NewRegistration, NewRoute, NewServiceToken, NewTunnel, NewVirtualNetwork, OpenError,
+    Overwrite, RouteEdit, RouteFilter, RouteWriteError, ServiceTokenRow, Store, Takeover, TunnelDeleteError,
+    TunnelEdit, TunnelFilter, TunnelRow, TunnelWriteError, VirtualNetworkDeleteError, VirtualNetworkEdit,
+    VirtualNetworkFilter, Window,
 };
 use proptest::prelude::*;
 
@@ -124,13 +125,21 @@ async fn the_gateways_settings_and_authority_are_kept_and_the_edges_are_told() {
     for on in [false, true] {
         let change = |before: Option<&serde_json::Value>| {
             assert_eq!(before.is_some(), on);
-            Ok::<_, GatewaySettingsError>((serde_json::json!({ "on": on }), edge(on)))
+            let page = on.then(|| OwnPage::CustomizedBlockPage(Box::default()));
+            let settings = serde_json::json!({ "on": on });
+            Ok::<_, GatewaySettingsError>(GatewaySettingsContent {
+                settings,
+                edge: edge(on),
+                block_page: page,
+            })
         };
         store.gateway_settings_change(&Actor::system(), ACCOUNT, change).await.unwrap();
     }
     let row = store.gateway_settings_fetch(ACCOUNT).await.unwrap().unwrap();
     assert_eq!((row.settings, row.edge), (serde_json::json!({ "on": true }), edge(true)));
-    assert!(store.state().await.unwrap().changes.contains(&Change::GatewaySettingsPut(edge(true))));
+    let told = store.state().await.unwrap().changes;
+    assert!(told.contains(&Change::GatewaySettingsPut(edge(true))));
+    assert!(told.iter().any(|change| matches!(change, Change::BlockPagePut(put) if put.page.is_some())));
 
     assert!(store.inspection_authority_fetch(ACCOUNT).await.unwrap().is_none());
     let create = async |key| {
@@ -159,7 +168,8 @@ async fn an_authority_of_inspection_stays_available_for_as_long_as_settings_name
     assert!(!made.available);
     let choose = async |certificate| {
         let edge = GatewaySettings { certificate, ..GatewaySettings::of(ACCOUNT) };
-        let change = |_: Option<&_>| Ok::<_, GatewaySettingsError>((serde_json::json!({}), edge));
+        let content = GatewaySettingsContent { settings: serde_json::json!({}), edge, block_page: None };
+        let change = |_: Option<&_>| Ok::<_, GatewaySettingsError>(content);
         store.gateway_settings_change(&actor, ACCOUNT, change).await.map(|_| ())
     };
     assert!(matches!(choose(made.id).await, Err(GatewaySettingsError::Certificate(id)) if id == made.id));
@@ -540,6 +550,9 @@ impl Replayed {
                 | Change::NodeRemoved { .. }
                 | Change::LeasePut(_)
                 | Change::LeaseRemoved(_)
+                | Change::BlockPagePut(_)
+                | Change::OriginRootPut(_)
+                | Change::OriginRootRemoved { .. }
                 | Change::GatewaySettingsPut(_) => None,
             };
         }
