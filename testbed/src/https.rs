@@ -46,6 +46,11 @@ pub(crate) fn acceptor(pki: &Pki) -> Result<TlsAcceptor> {
 
 /// The server's side with this certificate and key, which asks for none of the client's.
 pub(crate) fn open_acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
+    open_acceptor_of(certificate, key, &["h2", "http/1.1"])
+}
+
+/// The same for these protocols.
+pub(crate) fn open_acceptor_of(certificate: &Path, key: &Path, protocols: &[&str]) -> Result<TlsAcceptor> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -54,7 +59,7 @@ pub(crate) fn open_acceptor(certificate: &Path, key: &Path) -> Result<TlsAccepto
             vec![CertificateDer::from_pem_file(certificate)?],
             PrivateKeyDer::from_pem_file(key)?,
         )?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|id| id.as_bytes().to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

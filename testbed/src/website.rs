@@ -69,6 +69,45 @@ pub fn start_tls(
     Ok(())
 }
 
+/// Something else than a website behind TLS, with this certificate and its key: what it is sent comes back.
+pub fn start_tls_echo(
+    host: &Namespace,
+    addresses: &[SocketAddr],
+    (certificate, key): &(PathBuf, PathBuf),
+) -> Result<()> {
+    for address in addresses {
+        let (tls, listener) = (https::open_acceptor_of(certificate, key, &[])?, host.listen(*address)?);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    let Ok(stream) = tls.accept(stream).await else { return };
+                    let (mut read, mut write) = tokio::io::split(stream);
+                    // The client sees how it ended.
+                    let _ = tokio::io::copy(&mut read, &mut write).await;
+                });
+            }
+        });
+    }
+    Ok(())
+}
+
+/// A TLS connection on `host` that asks for `name`, trusts `ca`, and offers these protocols.
+pub async fn connect_tls(
+    host: &Namespace,
+    address: SocketAddr,
+    name: &str,
+    ca: &Path,
+    protocols: &[&str],
+) -> Result<TlsStream<TcpStream>> {
+    let stream = host.connect_within(address, LIMIT).await?;
+    let mut config = https::connector(ca, None)?.config().as_ref().clone();
+    config.alpn_protocols = protocols.iter().map(|id| id.as_bytes().to_vec()).collect();
+    let name = ServerName::try_from(name.to_owned())?;
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    Ok(tokio::time::timeout(LIMIT, connecting).await.context("no TLS handshake")??)
+}
+
 async fn accept(listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
         tokio::spawn(async move {

@@ -4,6 +4,8 @@
 //! an account's TLS is to be opened, or opened by another authority. An account whose key is not here gets no certificate,
 //! and its TLS does not pass.
 
+mod node;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +20,8 @@ use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair,
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
+
+pub(crate) use self::node::NodeAuthorities;
 
 /// The authorities that are known here.
 pub(crate) struct Authorities {
@@ -42,10 +46,7 @@ struct Signer {
 impl Authorities {
     /// Authorities of the accounts of this store; origins are trusted by the system's roots and those in `roots`, as PEM.
     pub(crate) fn new(store: Store, roots: &[Vec<u8>]) -> anyhow::Result<Self> {
-        let mut trusted = tls::system_roots().unwrap_or_else(|error| {
-            tracing::warn!(%error, "origins are trusted by no root of the system");
-            RootCertStore::empty()
-        });
+        let mut trusted = system_roots();
         for pem in roots {
             let added = tls::roots_from_pem(pem).context("--origin-roots")?;
             trusted.extend(added.roots);
@@ -91,13 +92,7 @@ impl Authorities {
 
 impl InspectionAuthorities for Authorities {
     fn leaf(&self, account: AccountId, authority: CertificateId, name: &str) -> Option<Identity> {
-        let signer = self.find(account, authority)?;
-        signer
-            .sign(name)
-            .inspect_err(
-                |error| tracing::warn!(%account, name, error = format!("{error:#}"), "no certificate"),
-            )
-            .ok()
+        self.find(account, authority)?.leaf(account, name)
     }
 
     fn roots(&self) -> Arc<RootCertStore> {
@@ -105,19 +100,12 @@ impl InspectionAuthorities for Authorities {
     }
 }
 
-/// No account's keys: a node of its own gets none yet. What would be opened does not pass there.
-#[derive(Debug)]
-pub(crate) struct NoAuthorities;
-
-impl InspectionAuthorities for NoAuthorities {
-    fn leaf(&self, account: AccountId, _authority: CertificateId, _name: &str) -> Option<Identity> {
-        tracing::warn!(%account, "TLS cannot be opened on this node, and does not pass");
-        None
-    }
-
-    fn roots(&self) -> Arc<RootCertStore> {
-        Arc::new(RootCertStore::empty())
-    }
+/// The roots of the system, by which origins are trusted.
+fn system_roots() -> RootCertStore {
+    tls::system_roots().unwrap_or_else(|error| {
+        tracing::warn!(%error, "origins are trusted by no root of the system");
+        RootCertStore::empty()
+    })
 }
 
 impl Signer {
@@ -128,6 +116,14 @@ impl Signer {
         let certificate = CertificateDer::from(described.der().to_vec());
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
         Ok(Self { issuer, certificate, not_after: described.not_after })
+    }
+
+    /// A certificate; why there is none is logged.
+    fn leaf(&self, account: AccountId, name: &str) -> Option<Identity> {
+        let say = |error: &anyhow::Error| {
+            tracing::warn!(%account, name, error = format!("{error:#}"), "no certificate");
+        };
+        self.sign(name).inspect_err(say).ok()
     }
 
     fn sign(&self, name: &str) -> anyhow::Result<Identity> {

@@ -4,6 +4,7 @@
 //! Each signs certificates for inspection and nothing else, and no other account's: to trust an edge is not to trust its
 //! inspection.
 
+mod node;
 mod upload;
 
 use adit_model::{AccountId, CertificateId};
@@ -12,6 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa
 use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
+pub use self::node::{EndorsedKey, NodeAuthorityError, RENEWED_BEFORE, endorse, endorsed, sign_node};
 pub use self::upload::{Described, Unusable, check, describe};
 pub(crate) use self::upload::{describe_all, pem_of};
 

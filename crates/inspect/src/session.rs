@@ -37,6 +37,10 @@ pub(crate) struct Session<G> {
     pub(crate) tasks: TaskTracker,
     /// Whether the origin has answered anything.
     pub(crate) answered: AtomicBool,
+    /// Whether the client has asked anything.
+    pub(crate) asked: AtomicBool,
+    /// Whether something else than HTTP was spoken instead.
+    pub(crate) something_else: AtomicBool,
 }
 
 /// Sends requests to the origin.
@@ -65,6 +69,7 @@ struct Judged {
 impl<G: Gate> Session<G> {
     /// Serves one request.
     pub(crate) async fn serve(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Ended> {
+        self.asked.store(true, Ordering::Relaxed);
         let context = self.gate.context();
         let clear = settle_host(&mut request, self.scheme);
         let head = Head::of(&request, self.scheme, &context.destination.to_string());
@@ -145,6 +150,17 @@ impl<G: Gate> Session<G> {
     /// that it does not do without.
     pub(crate) fn insists_on_certificate(&self) -> bool {
         self.wants_certificate() && !self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Notes what is no HTTP; after a request it is only a mistake.
+    pub(crate) fn spoke_something_else(&self) {
+        if !self.asked.load(Ordering::Relaxed) {
+            self.something_else.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_something_else(&self) -> bool {
+        self.something_else.load(Ordering::Relaxed)
     }
 
     fn wants_certificate(&self) -> bool {

@@ -268,16 +268,21 @@ pub(crate) async fn certificate_in_use(
 
 /// Every account's settings, as changes to an empty state.
 pub(crate) async fn gateway_changes(sql: &mut Connection) -> Result<Vec<Change>, Fault> {
-    let rows = sqlx::query("SELECT * FROM gateway_settings ORDER BY account_id").fetch_all(sql).await?;
+    let rows = settings_all(sql).await?;
     let mut changes = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let GatewaySettingsRow { account, edge, block_page, .. } = settings_row(row)?;
+    for GatewaySettingsRow { account, edge, block_page, .. } in rows {
         changes.push(Change::GatewaySettingsPut(edge));
         if block_page.is_some() {
             changes.push(Change::BlockPagePut(Box::new(AccountBlockPage { account, page: block_page })));
         }
     }
     Ok(changes)
+}
+
+/// Every account's settings.
+pub(crate) async fn settings_all(sql: &mut Connection) -> Result<Vec<GatewaySettingsRow>, Fault> {
+    let rows = sqlx::query("SELECT * FROM gateway_settings ORDER BY account_id").fetch_all(sql).await?;
+    rows.iter().map(settings_row).collect()
 }
 
 fn settings_row(row: &Row) -> Result<GatewaySettingsRow, Fault> {

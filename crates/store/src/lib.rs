@@ -26,6 +26,7 @@ mod hostname;
 mod list;
 mod member;
 mod node;
+mod node_authority;
 mod node_database;
 mod open;
 mod origin_root;
@@ -69,6 +70,7 @@ pub use hostname::{HostnameFilter, HostnamePut, HostnameRow, HostnameWriteError,
 pub use list::{ItemRow, ListDeleteError, ListEdit, ListRow, ListWriteError, NewItem, NewList};
 pub use member::{MemberCreateError, MemberRow};
 pub use node::{EnrolledNode, NODE_SILENT_AFTER, NewNode, NodeCreateError, NodeRow, OwnNodeError, RoleMade};
+pub use node_authority::{NodeAuthority, SigningNode};
 pub use node_database::{Cluster, NodeDatabase, NodeDatabaseError, NodeRecord, Notices};
 pub use open::OpenError;
 pub use origin_root::{MAX_ORIGIN_ROOTS, OriginRootContent, OriginRootError, OriginRootRow};

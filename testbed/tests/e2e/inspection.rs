@@ -1,5 +1,7 @@
 //! TLS that is opened, and the rule that lets the Kubernetes API pass unopened: the reference configuration.
 
+use std::time::Duration;
+
 use adit_testbed::chain::Chain;
 use adit_testbed::cluster::{Cluster, Family};
 use adit_testbed::kubectl::Kubectl;
@@ -300,6 +302,48 @@ async fn a_blocked_person_sees_the_accounts_page_or_is_sent_there_with_who_and_w
             answer.headers().get("location").map(|to| to.to_str().unwrap().to_owned()).unwrap_or_default();
         location.starts_with("https://help.example.com/?cf_user_email=")
             && location.contains(&format!("cf_rule_id={}", rule["id"].as_str().unwrap()))
+    })
+    .await;
+}
+
+/// Case 22 of Gateway semantics, 9; and a protocol that no hello tells of.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_without_http_inside_is_closed_unless_the_account_lets_it_pass() {
+    let chain = Chain::start().await.unwrap();
+    let pki = Pki::open(&chain.dir().join("certificates")).unwrap();
+    website::start_tls_echo(&chain.world.cluster, &api_address(PORT), &pki.server()).unwrap();
+    decrypt(&chain, true).await;
+    let certificates = chain.call(Method::GET, "gateway/certificates", None).await.unwrap();
+    let both = chain.dir().join("both.pem");
+    let pem = certificates[0]["certificate"].as_str().unwrap().to_owned();
+    std::fs::write(&both, pem + &std::fs::read_to_string(pki.ca()).unwrap()).unwrap();
+    let echoes = async |protocols: &[&str]| {
+        let connected =
+            website::connect_tls(&chain.world.laptop, api_address(PORT)[0], API_NAME, &both, protocols);
+        let Ok(mut stream) = connected.await else { return false };
+        let sent = b"\x01 no request\r\n\r\n";
+        let mut back = vec![0; sent.len()];
+        stream.write_all(sent).await.is_ok() && stream.read_exact(&mut back).await.is_ok() && back == sent
+    };
+    soon("closed by what the hello offers", async || !echoes(&["xmpp-client"]).await).await;
+    assert!(!echoes(&[]).await, "closed by what came out");
+    assert!(!echoes(&[]).await, "and again");
+    let edge = chain.edge.as_ref().unwrap();
+    let body = json!({ "settings": { "x_non_http_tls": "passthrough" } });
+    chain.call(Method::PATCH, "gateway/configuration", Some(&body)).await.unwrap();
+    let mark = edge.mark();
+    soon("let through by what the hello offers", async || echoes(&["xmpp-client"]).await).await;
+    edge.wait_for_line_after(mark, "inspection=\"not-http\"", ENFORCED).await.unwrap();
+    soon("let through by what came out before", async || echoes(&[]).await).await;
+    edge.wait_for_line_after(mark, "inspection=\"not-http-before\"", ENFORCED).await.unwrap();
+    soon("recorded with why", async || {
+        let found = records(&chain, "zero_trust_network_sessions", "limit=1000").await;
+        let reasons = ["non_http_alpn", "non_http_before"];
+        let there = |reason: &&str| found.iter().any(|record| record["InspectionBypassReason"] == **reason);
+        let all = reasons.iter().all(there);
+        // They are written a few times a second.
+        tokio::time::sleep(Duration::from_millis(if all { 0 } else { 200 })).await;
+        all
     })
     .await;
 }

@@ -21,6 +21,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::DuplexStream;
+use tokio_rustls::client::TlsStream;
 
 /// An authority of certificates.
 pub(crate) struct Authority {
@@ -197,8 +198,11 @@ enum Sender {
 }
 
 impl Client {
-    /// Without a sender if the handshake fails.
-    pub(crate) async fn connect(stream: DuplexStream, protocols: &[&str]) -> Self {
+    /// The TLS of a connection; none if the handshake fails.
+    pub(crate) async fn handshake(
+        stream: DuplexStream,
+        protocols: &[&str],
+    ) -> Option<TlsStream<DuplexStream>> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -207,8 +211,12 @@ impl Client {
             .with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|id| id.as_bytes().to_vec()).collect();
         let name = ServerName::try_from("app.example.com").unwrap();
-        let connecting = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream);
-        let Ok(stream) = connecting.await else { return Self { sender: None } };
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()
+    }
+
+    /// Without a sender if the handshake fails.
+    pub(crate) async fn connect(stream: DuplexStream, protocols: &[&str]) -> Self {
+        let Some(stream) = Self::handshake(stream, protocols).await else { return Self { sender: None } };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let stream = TokioIo::new(stream);
         let sender = if is_http2 {

@@ -25,6 +25,16 @@ struct World {
 }
 
 async fn world(origin: Origin, rules: Rules, protocols: &[&str]) -> World {
+    let (near, rules, report) = opened(origin, rules, protocols);
+    World { client: Client::connect(near, protocols).await, rules, report }
+}
+
+/// The client's end of a connection that is opened.
+fn opened(
+    origin: Origin,
+    rules: Rules,
+    protocols: &[&str],
+) -> (tokio::io::DuplexStream, Arc<Rules>, tokio::task::JoinHandle<Report>) {
     let rules = Arc::new(rules);
     let (near, inside) = tokio::io::duplex(64 << 10);
     let (outside, far) = tokio::io::duplex(64 << 10);
@@ -42,7 +52,7 @@ async fn world(origin: Origin, rules: Rules, protocols: &[&str]) -> World {
     let gate = Arc::clone(&rules);
     let report =
         tokio::spawn(async move { adit_inspect::open_tls(inside, outside, &first, setup, gate).await });
-    World { client: Client::connect(near, protocols).await, rules, report }
+    (near, rules, report)
 }
 
 #[tokio::test]
@@ -288,4 +298,17 @@ async fn a_request_on_a_shared_connection_for_a_host_that_passes_unopened_is_mis
     let mut world = world(Origin::good(), rules, &["h2"]).await;
     let request = Request::get("https://private.example.com/echo").body(Full::default()).unwrap();
     assert_eq!(world.client.send(request).await.unwrap().status().as_u16(), 421);
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_told_apart_from_a_request() {
+    let (near, rules, report) = opened(Origin::good(), Rules::default(), &[]);
+    let mut stream = Client::handshake(near, &[]).await.unwrap();
+    stream.write_all(b"\x00\x01 no method\r\n\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    // However it ends.
+    let _ended = stream.read_to_end(&mut rest).await;
+    drop(stream);
+    assert!(report.await.unwrap().not_http);
+    assert!(rules.records.lock().unwrap().is_empty());
 }
