@@ -58,6 +58,25 @@ pub(crate) fn acceptor(pki: &Pki, clients: Clients) -> Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// The server's side with this certificate and key, which asks for none of the client's.
+pub(crate) fn open_acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
+    open_acceptor_of(certificate, key, &["h2", "http/1.1"])
+}
+
+/// The same for these protocols.
+pub(crate) fn open_acceptor_of(certificate: &Path, key: &Path, protocols: &[&str]) -> Result<TlsAcceptor> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_file(certificate)?],
+            PrivateKeyDer::from_pem_file(key)?,
+        )?;
+    config.alpn_protocols = protocols.iter().map(|id| id.as_bytes().to_vec()).collect();
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
 /// Answers with `handler` what `listener` accepts, until dropped.
 pub(crate) async fn serve<F: Future<Output = Response<Body>> + Send + 'static>(
     listener: TcpListener,
@@ -145,6 +164,9 @@ pub(crate) async fn send(
 
 fn roots(ca: &Path) -> Result<rustls::RootCertStore> {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(ca).with_context(|| format!("read {}", ca.display()))?)?;
+    for certificate in CertificateDer::pem_file_iter(ca).with_context(|| format!("read {}", ca.display()))? {
+        roots.add(certificate?)?;
+    }
+    anyhow::ensure!(!roots.is_empty(), "{} has no certificate", ca.display());
     Ok(roots)
 }

@@ -11,7 +11,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,14 +24,12 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -58,46 +56,68 @@ pub fn start(host: &Namespace, addresses: &[SocketAddr]) -> Result<()> {
     Ok(())
 }
 
-/// The same over TLS, with this certificate and key, PEM; whatever protocol a client offers is agreed on.
-pub fn start_tls(host: &Namespace, addresses: &[SocketAddr], certificate: &str, key: &str) -> Result<()> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![CertificateDer::from_pem_slice(certificate.as_bytes())?],
-            PrivateKeyDer::from_pem_slice(key.as_bytes())?,
-        )?;
-    config.alpn_protocols = [&b"h2"[..], b"http/1.1", b"xmpp-client"].map(<[u8]>::to_vec).to_vec();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+/// The same over TLS, with this certificate and its key.
+pub fn start_tls(
+    host: &Namespace,
+    addresses: &[SocketAddr],
+    (certificate, key): &(PathBuf, PathBuf),
+) -> Result<()> {
     for address in addresses {
-        tokio::spawn(accept_tls(host.listen(*address)?, acceptor.clone()));
+        let tls = https::open_acceptor(certificate, key)?;
+        tokio::spawn(https::serve(host.listen(*address)?, tls, answer));
     }
     Ok(())
 }
 
-async fn accept(listener: TcpListener) {
-    while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(serve(stream));
-    }
-}
-
-async fn accept_tls(listener: TcpListener, acceptor: TlsAcceptor) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let acceptor = acceptor.clone();
+/// Something else than a website behind TLS, with this certificate and its key: what it is sent comes back.
+pub fn start_tls_echo(
+    host: &Namespace,
+    addresses: &[SocketAddr],
+    (certificate, key): &(PathBuf, PathBuf),
+) -> Result<()> {
+    for address in addresses {
+        let (tls, listener) = (https::open_acceptor_of(certificate, key, &[])?, host.listen(*address)?);
         tokio::spawn(async move {
-            if let Ok(stream) = acceptor.accept(stream).await {
-                serve(stream).await;
+            while let Ok((stream, _)) = listener.accept().await {
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    let Ok(stream) = tls.accept(stream).await else { return };
+                    let (mut read, mut write) = tokio::io::split(stream);
+                    // The client sees how it ended.
+                    let _ = tokio::io::copy(&mut read, &mut write).await;
+                });
             }
         });
     }
+    Ok(())
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-    let service = hyper::service::service_fn(async |request| Ok::<_, Infallible>(answer(request).await));
-    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-    // The client saw what there was to see.
-    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+/// A TLS connection on `host` that asks for `name`, trusts `ca`, and offers these protocols.
+pub async fn connect_tls(
+    host: &Namespace,
+    address: SocketAddr,
+    name: &str,
+    ca: &Path,
+    protocols: &[&str],
+) -> Result<TlsStream<TcpStream>> {
+    let stream = host.connect_within(address, LIMIT).await?;
+    let mut config = https::connector(ca, None)?.config().as_ref().clone();
+    config.alpn_protocols = protocols.iter().map(|id| id.as_bytes().to_vec()).collect();
+    let name = ServerName::try_from(name.to_owned())?;
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    Ok(tokio::time::timeout(LIMIT, connecting).await.context("no TLS handshake")??)
+}
+
+async fn accept(listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let service =
+                hyper::service::service_fn(async |request| Ok::<_, Infallible>(answer(request).await));
+            let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            // The client saw what there was to see.
+            let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+        });
+    }
 }
 
 async fn answer(request: Request<Incoming>) -> Response<Body> {
@@ -191,7 +211,7 @@ pub struct Browser {
     host: Namespace,
     edge: SocketAddr,
     name: String,
-    ca: std::path::PathBuf,
+    ca: PathBuf,
 }
 
 impl std::fmt::Debug for Browser {

@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_edge::{Certificates, Edge, EdgeConfig, Ends, Freshness, KEPT_FILE, PeerIdentity};
+use adit_edge::{
+    Certificates, Edge, EdgeConfig, Ends, Freshness, InspectionAuthorities, KEPT_FILE, PeerIdentity,
+};
 use adit_model::{PublicHostname, Record};
 use adit_store::{NodeDatabase, NodeRecord};
 use adit_transport::tls::Identity;
@@ -23,7 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::certificates::Supplied;
 use crate::command_line::{DatabaseUrl, LogFlags};
-use crate::inspection::NoAuthorities;
+use crate::inspection::NodeAuthorities;
 use crate::nodes::Member;
 use crate::nodes::enrolment::Enrolment;
 use crate::nodes::identity::Enrolled;
@@ -119,6 +121,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     let enrolled = enrolment.run().await?;
     let member = member(&settings, &enrolled)?;
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let inspection = Arc::new(NodeAuthorities::open(&member, &enrolled, &settings.data)?);
+    tasks.spawn(Arc::clone(&inspection).follow(stop.clone()));
     let config = EdgeConfig {
         node: enrolled.name.clone(),
         https: settings.https,
@@ -127,7 +132,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         tunnel_identity: enrolled.identity()?,
         names: with(&enrolled.hosts, &["localhost", "127.0.0.1", "::1"]),
         certificates: Arc::new(Files(supplied)),
-        inspection: Arc::new(NoAuthorities),
+        inspection: Arc::clone(&inspection) as Arc<dyn InspectionAuthorities>,
         management: axum::Router::new(),
         enrolment: axum::Router::new(),
         dns_upstreams: settings.dns_upstreams.clone(),
@@ -135,7 +140,6 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         dot: settings.dot,
         peer: Some(PeerIdentity { node: enrolled.node, identity: enrolled.identity()? }),
     };
-    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let kept = settings.data.join(KEPT_FILE);
     let beginning = match signal.run_until_cancelled(state::begin(&member, &kept)).await {
         Some(beginning) => beginning?,
@@ -145,7 +149,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let counters = records::Metrics::default();
     let shared = records::Database::Shared(member.database.clone(), member.id);
     let sinks = Sinks::start(&settings.records, Some(shared), &counters, &tasks, &stop);
-    let ends = join(&member, beginning, sinks, &freshness, &tasks, &stop)?;
+    beginning.prepare(&inspection).await;
+    let ends = join((&member, inspection), beginning, sinks, &freshness, &tasks, &stop)?;
     let edge = Arc::new(Edge::start_bounded(config, ends, freshness).await.map_err(with_hint)?);
     edge.keep(kept);
     let health = Some(Arc::clone(&member.health));
@@ -192,7 +197,7 @@ fn member(settings: &Settings, enrolled: &Enrolled) -> anyhow::Result<Member> {
 
 /// Joins the edge and the database: changes and commands one way, records the other.
 fn join(
-    member: &Member,
+    (member, inspection): (&Member, Arc<NodeAuthorities>),
     beginning: Beginning,
     sinks: Sinks,
     freshness: &Arc<Freshness>,
@@ -202,8 +207,12 @@ fn join(
     let (changes_in, changes) = mpsc::channel(CHANGES);
     let (commands_in, commands) = mpsc::channel(COMMANDS);
     let (records, records_out) = mpsc::channel(RECORDS);
-    let following =
-        beginning.follow(member.clone(), changes_in.clone(), Arc::clone(freshness), stop.clone())?;
+    let following = beginning.follow(
+        member.clone(),
+        (changes_in.clone(), inspection),
+        Arc::clone(freshness),
+        stop.clone(),
+    )?;
     tasks.spawn(following);
     tasks.spawn(member.clone().show(stop.clone()));
     tasks.spawn(member.clone().learn(changes_in, stop.clone()));

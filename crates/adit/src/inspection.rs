@@ -1,43 +1,52 @@
 //! The authorities of accounts by which TLS is opened, in memory while an edge runs here.
 //!
 //! An edge asks for certificates in the middle of a handshake, so that keys are read from the store before it is told that
-//! an account's TLS is to be opened. An account whose key is not here gets no certificate, and its TLS does not pass.
+//! an account's TLS is to be opened, or opened by another authority. An account whose key is not here gets no certificate,
+//! and its TLS does not pass.
+
+mod node;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use adit_control::inspection::{authority, authority_params};
+use adit_control::inspection::{authority, describe};
 use adit_edge::InspectionAuthorities;
-use adit_model::{AccountId, Change, ChangeBatch};
+use adit_model::{AccountId, CertificateId, Change, ChangeBatch};
 use adit_store::Store;
 use adit_transport::tls::{self, Identity};
 use anyhow::Context;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
+
+pub(crate) use self::node::NodeAuthorities;
 
 /// The authorities that are known here.
 pub(crate) struct Authorities {
     store: Store,
     roots: Arc<RootCertStore>,
-    known: Mutex<HashMap<AccountId, Arc<AccountAuthority>>>,
+    known: Mutex<Known>,
 }
 
-struct AccountAuthority {
+/// Of each account the authority in use, first, and the one before, for flows that were decided before it changed.
+type Known = HashMap<AccountId, Vec<(CertificateId, Arc<Signer>)>>;
+/// How many of an account's authorities are kept in memory.
+const KEPT: usize = 2;
+
+/// Who signs certificates.
+struct Signer {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
+    /// Its end: nothing that it signs is good for longer.
+    not_after: OffsetDateTime,
 }
 
 impl Authorities {
     /// Authorities of the accounts of this store; origins are trusted by the system's roots and those in `roots`, as PEM.
     pub(crate) fn new(store: Store, roots: &[Vec<u8>]) -> anyhow::Result<Self> {
-        let mut trusted = tls::system_roots().unwrap_or_else(|error| {
-            tracing::warn!(%error, "origins are trusted by no root of the system");
-            RootCertStore::empty()
-        });
+        let mut trusted = system_roots();
         for pem in roots {
             let added = tls::roots_from_pem(pem).context("--origin-roots")?;
             trusted.extend(added.roots);
@@ -50,38 +59,40 @@ impl Authorities {
     pub(crate) async fn prepare(&self, batch: &ChangeBatch) {
         for change in &batch.changes {
             let Change::GatewaySettingsPut(settings) = change else { continue };
-            if !settings.tls_decrypt || self.lock().contains_key(&settings.account) {
+            let (account, certificate) = (settings.account, settings.certificate);
+            if !settings.tls_decrypt || self.find(account, certificate).is_some() {
                 continue;
             }
-            if let Err(error) = self.read(settings.account).await {
-                tracing::error!(account = %settings.account, error = format!("{error:#}"), "TLS cannot be opened");
+            if let Err(error) = self.read(account, certificate).await {
+                tracing::error!(%account, %certificate, error = format!("{error:#}"), "TLS cannot be opened");
             }
         }
     }
 
-    async fn read(&self, account: AccountId) -> anyhow::Result<()> {
-        let row = authority(&self.store, account).await?;
-        let key = KeyPair::from_pem(&row.key).context("the authority's key in the database is damaged")?;
-        let certificate = CertificateDer::from_pem_slice(row.certificate.as_bytes())
-            .context("the authority's certificate in the database is damaged")?;
-        let issuer = Issuer::new(authority_params(account), key);
-        self.lock().insert(account, Arc::new(AccountAuthority { issuer, certificate }));
+    async fn read(&self, account: AccountId, id: CertificateId) -> anyhow::Result<()> {
+        let authority = authority(&self.store, account, id).await?;
+        let signer = Signer::new(&authority.certificate, &authority.key)?;
+        let mut known = self.lock();
+        let of_account = known.entry(account).or_default();
+        of_account.insert(0, (id, Arc::new(signer)));
+        of_account.truncate(KEPT);
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<AccountId, Arc<AccountAuthority>>> {
+    fn find(&self, account: AccountId, id: CertificateId) -> Option<Arc<Signer>> {
+        let known = self.lock();
+        let of_account = known.get(&account)?;
+        of_account.iter().find(|(known, _)| *known == id).map(|(_, signer)| Arc::clone(signer))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl InspectionAuthorities for Authorities {
-    fn leaf(&self, account: AccountId, name: &str) -> Option<Identity> {
-        let authority = self.lock().get(&account).map(Arc::clone)?;
-        sign(&authority, name)
-            .inspect_err(
-                |error| tracing::warn!(%account, name, error = format!("{error:#}"), "no certificate"),
-            )
-            .ok()
+    fn leaf(&self, account: AccountId, authority: CertificateId, name: &str) -> Option<Identity> {
+        self.find(account, authority)?.leaf(account, name)
     }
 
     fn roots(&self) -> Arc<RootCertStore> {
@@ -89,35 +100,48 @@ impl InspectionAuthorities for Authorities {
     }
 }
 
-/// No account's keys: a node of its own gets none yet. What would be opened does not pass there.
-#[derive(Debug)]
-pub(crate) struct NoAuthorities;
-
-impl InspectionAuthorities for NoAuthorities {
-    fn leaf(&self, account: AccountId, _name: &str) -> Option<Identity> {
-        tracing::warn!(%account, "TLS cannot be opened on this node, and does not pass");
-        None
-    }
-
-    fn roots(&self) -> Arc<RootCertStore> {
-        Arc::new(RootCertStore::empty())
-    }
+/// The roots of the system, by which origins are trusted.
+fn system_roots() -> RootCertStore {
+    tls::system_roots().unwrap_or_else(|error| {
+        tracing::warn!(%error, "origins are trusted by no root of the system");
+        RootCertStore::empty()
+    })
 }
 
-fn sign(authority: &AccountAuthority, name: &str) -> anyhow::Result<Identity> {
-    let mut params = CertificateParams::new([name.to_owned()])?;
-    params
-        .distinguished_name
-        .push(DnType::CommonName, name.chars().take(MAX_COMMON_NAME).collect::<String>());
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.use_authority_key_identifier_extension = true;
-    let now = OffsetDateTime::now_utc();
-    (params.not_before, params.not_after) = (now - Duration::hours(1), now + LEAF);
-    let key = KeyPair::generate()?;
-    let certificate = params.signed_by(&key, &authority.issuer)?;
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    Ok(Identity::new(vec![certificate.der().clone(), authority.certificate.clone()], key))
+impl Signer {
+    /// Of an authority's certificate and key, both as PEM.
+    fn new(certificate: &str, key: &str) -> anyhow::Result<Self> {
+        let described = describe(certificate).context("the authority's certificate is damaged")?;
+        let key = KeyPair::from_pem(key).context("the authority's key is damaged")?;
+        let certificate = CertificateDer::from(described.der().to_vec());
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
+        Ok(Self { issuer, certificate, not_after: described.not_after })
+    }
+
+    /// A certificate; why there is none is logged.
+    fn leaf(&self, account: AccountId, name: &str) -> Option<Identity> {
+        let say = |error: &anyhow::Error| {
+            tracing::warn!(%account, name, error = format!("{error:#}"), "no certificate");
+        };
+        self.sign(name).inspect_err(say).ok()
+    }
+
+    fn sign(&self, name: &str) -> anyhow::Result<Identity> {
+        let now = OffsetDateTime::now_utc();
+        anyhow::ensure!(now < self.not_after, "the authority is past its end: choose another");
+        let mut params = CertificateParams::new([name.to_owned()])?;
+        params
+            .distinguished_name
+            .push(DnType::CommonName, name.chars().take(MAX_COMMON_NAME).collect::<String>());
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        (params.not_before, params.not_after) = (now - Duration::hours(1), (now + LEAF).min(self.not_after));
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Ok(Identity::new(vec![certificate.der().clone(), self.certificate.clone()], key))
+    }
 }
 
 impl fmt::Debug for Authorities {

@@ -6,6 +6,7 @@
 
 pub(crate) mod enrolment;
 pub(crate) mod identity;
+pub(crate) mod inspection;
 pub(crate) mod reports;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -243,6 +243,7 @@ async fn join(
         tasks.spawn(member.clone().show(stop.clone()));
         tasks.spawn(member.clone().learn(changes_in.clone(), stop.clone()));
         tasks.spawn(member.clone().obey(commands_in.clone(), stop.clone()));
+        tasks.spawn(nodes::inspection::sign(control.clone(), member.clone(), stop.clone()));
         tasks.spawn(nodes::reports::commands(control.clone(), member.clone(), stop.clone()));
         tasks.spawn(nodes::reports::records(control.clone(), member.clone(), stop.clone()));
     }

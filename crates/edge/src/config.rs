@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use adit_model::{AccountId, NodeId, PublicHostname};
+use adit_model::{AccountId, CertificateId, NodeId, PublicHostname};
 use adit_transport::quic::EndpointError;
 use adit_transport::tls::{Identity, TlsError};
 use axum::Router;
@@ -64,8 +64,9 @@ pub trait Certificates: fmt::Debug + Send + Sync {
 
 /// Makes the certificates that devices are shown where their TLS is opened, by an authority of their account.
 pub trait InspectionAuthorities: fmt::Debug + Send + Sync {
-    /// A certificate for this host name or address. `None`: the account's TLS cannot be opened here, and does not pass.
-    fn leaf(&self, account: AccountId, name: &str) -> Option<Identity>;
+    /// A certificate for this host name or address, signed by this authority of the account. `None`: it is not known here,
+    /// and what would be opened does not pass.
+    fn leaf(&self, account: AccountId, authority: CertificateId, name: &str) -> Option<Identity>;
 
     /// Whom origins are trusted by.
     fn roots(&self) -> Arc<RootCertStore>;

@@ -6,6 +6,7 @@
 
 mod gate;
 mod leaves;
+mod not_http;
 mod requests;
 
 use std::net::SocketAddr;
@@ -13,10 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_inspect::{Report, Setup, Trust, open_tls, read_http};
-use adit_model::{FirstBytes, FlowEnd, FlowFacts, InspectionRecord, Party, Refusal};
+use adit_model::{FirstBytes, FlowEnd, FlowFacts, InspectionRecord, NonHttpTls, Party, Refusal};
 use adit_policy::{PassReason, Treatment};
 use adit_transport::splice::{HalfClose, Passed, SpliceEnd, splice};
-use adit_transport::{Duplex, ReadChunk, WriteChunk, io};
+use adit_transport::{Duplex, ReadChunk, WriteChunk, io, tls};
+use rustls::RootCertStore;
 use tokio::io::DuplexStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,6 +28,7 @@ use crate::dial::Dialled;
 use crate::first_bytes::{Ahead, read_ahead};
 use gate::FlowGate;
 pub(crate) use leaves::Leaves;
+pub(crate) use not_http::NotHttp;
 
 /// A flow to be looked into.
 #[derive(Clone, Copy)]
@@ -68,8 +71,18 @@ where
             return None;
         }
     };
-    let treatment = looked.shared.snapshots.current().treatment(looked.facts, &first);
-    inspected.record = Some(record(treatment, &first));
+    let snapshot = looked.shared.snapshots.current();
+    let mut treatment = snapshot.treatment(looked.facts, &first);
+    let mut found = record(treatment, &first);
+    if treatment == Treatment::OpenTls
+        && snapshot.gateway_settings(looked.facts.account).non_http_tls == NonHttpTls::Passthrough
+        && looked.shared.not_http.knows(looked.facts, &first)
+    {
+        treatment = Treatment::Pass(PassReason::NotHttp);
+        found.treatment = "not-http-before";
+    }
+    drop(snapshot);
+    inspected.record = Some(found);
     if let Treatment::Pass(PassReason::Rule(rule)) = treatment {
         requests::record_bypass(looked, rule, &first);
     }
@@ -169,6 +182,7 @@ impl Opening<'_> {
         // task of its own, which holds the pipes.
         // It is joined also when the flow is cut.
         let shared = Arc::clone(self.looked.shared);
+        let (facts, first) = (self.looked.facts, self.first.clone());
         let judge = tasks.spawn(self.judge(client, origin, tasks.clone()));
         let (reports, judging) = tokio::sync::oneshot::channel();
         shared.tasks.spawn(async move {
@@ -196,6 +210,9 @@ impl Opening<'_> {
             }
         };
         let report = report.unwrap_or_default();
+        if report.not_http {
+            shared.not_http.note(facts, &first);
+        }
         let end = end_of(&report, ends.as_ref().map(|(near, _)| near));
         if let Some(record) = &mut inspected.record {
             complete(record, report);
@@ -209,8 +226,13 @@ impl Opening<'_> {
         origin: DuplexStream,
         tasks: TaskTracker,
     ) -> impl Future<Output = Report> + Send + 'static {
-        let Looked { shared, facts, party, destination } = self.looked;
-        let trust = Trust { provider: shared.leaves.provider(), roots: shared.leaves.roots() };
+        let looked = self.looked;
+        let Looked { shared, facts, party, destination } = looked;
+        let trust = Trust {
+            provider: shared.leaves.provider(),
+            roots: shared.leaves.roots(),
+            added: Arc::new(added_roots(looked, &self.first)),
+        };
         let setup = Setup { trust, destination, tasks };
         let gate =
             Arc::new(FlowGate::new(Arc::clone(shared), facts.clone(), Arc::clone(party), self.first.clone()));
@@ -223,6 +245,21 @@ impl Opening<'_> {
             }
         }
     }
+}
+
+/// The authorities that the account trusts this origin by, beside the system's.
+fn added_roots(looked: Looked<'_>, first: &FirstBytes) -> RootCertStore {
+    let snapshot = looked.shared.snapshots.current();
+    let mut added = RootCertStore::empty();
+    for pem in snapshot.origin_roots(looked.facts, first.server_name.as_deref()) {
+        match tls::roots_from_pem(pem.as_bytes()) {
+            Ok(roots) => added.extend(roots.roots),
+            Err(error) => {
+                tracing::warn!(account = %looked.facts.account, error = %error, "an added authority cannot be used");
+            }
+        }
+    }
+    added
 }
 
 /// What the device saw decides: between judge and origin a connection is closed as it comes.

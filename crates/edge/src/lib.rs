@@ -81,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) open_flows: reevaluation::OpenFlows,
     /// Certificates for TLS that is opened.
     pub(crate) leaves: inspection::Leaves,
+    /// What was opened and carried no HTTP.
+    pub(crate) not_http: inspection::NotHttp,
     /// Destinations that asked for client certificates.
     pub(crate) certificate_requests: explain::CertificateRequests,
     /// The resolver.
@@ -157,6 +159,7 @@ impl Edge {
             sessions: Sessions::default(),
             open_flows: reevaluation::OpenFlows::default(),
             leaves: inspection::Leaves::new(config.inspection),
+            not_http: inspection::NotHttp::default(),
             certificate_requests: explain::CertificateRequests::default(),
             dns: dns::Dns::new(config.dns_upstreams),
             synthetic: synthetic::Synthetic::new(std::time::Instant::now()),

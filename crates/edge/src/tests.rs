@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_model::{
-    AccountId, Change, ChangeBatch, Command, FlowId, Protocol, PublicHostname, Record, SecretHash, Tunnel,
-    TunnelConfiguration, TunnelId,
+    AccountId, CertificateId, Change, ChangeBatch, Command, FlowId, Protocol, PublicHostname, Record,
+    SecretHash, Tunnel, TunnelConfiguration, TunnelId,
 };
 use adit_transport::datagram::{Packet, ReceivePacket as _, SendPacket as _};
 use adit_transport::tls::Identity;
@@ -63,7 +63,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 struct NoCertificates;
 
 impl InspectionAuthorities for NoCertificates {
-    fn leaf(&self, _account: AccountId, _name: &str) -> Option<Identity> {
+    fn leaf(&self, _account: AccountId, _authority: CertificateId, _name: &str) -> Option<Identity> {
         None
     }
 

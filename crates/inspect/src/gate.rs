@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use adit_model::{RequestFacts, Rule, UntrustedAction};
+use adit_model::{OwnPage, RequestFacts, Rule, UntrustedAction};
 use rustls::sign::CertifiedKey;
 
 use crate::origin::Validation;
@@ -43,12 +43,20 @@ pub enum Verdict {
 /// What a page says of the flow.
 #[derive(Debug, Clone)]
 pub struct PageContext {
+    /// The account's tag.
+    pub account: String,
     /// Where the device is.
     pub source: String,
     /// The device's id.
     pub device: String,
+    /// The person or service token behind it.
+    pub user: String,
+    /// When it was asked, in UTC.
+    pub time: String,
     /// Where the flow goes.
     pub destination: SocketAddr,
+    /// The account's own page, if it has one.
+    pub page: Option<Arc<OwnPage>>,
 }
 
 /// What was done with a request, by the names of the HTTP log.

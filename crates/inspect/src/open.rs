@@ -53,6 +53,8 @@ pub struct Report {
     pub validation: Option<Validation>,
     /// Whether the origin asked for a certificate of the client.
     pub wants_certificate: bool,
+    /// Whether something else than HTTP came out.
+    pub not_http: bool,
 }
 
 /// A byte stream of either side.
@@ -107,7 +109,7 @@ pub async fn open_tls<C: Stream, O: Stream, G: Gate>(
         tasks: setup.tasks,
         scheme: "https",
     };
-    serve(client, origin, http2, shared).await;
+    report.not_http = serve(client, origin, http2, shared).await;
     report
 }
 
@@ -184,22 +186,34 @@ impl<G> Shared<G> {
             answered: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             waiting: watch::Sender::new(0),
+            asked: AtomicBool::new(false),
+            something_else: AtomicBool::new(false),
         })
     }
 }
 
-async fn serve<C: Stream, O: Stream, G: Gate>(client: C, origin: Option<O>, http2: bool, shared: Shared<G>) {
+/// Whether something else than HTTP came, of either side.
+async fn serve<C: Stream, O: Stream, G: Gate>(
+    client: C,
+    origin: Option<O>,
+    http2: bool,
+    shared: Shared<G>,
+) -> bool {
     let tasks = shared.tasks.clone();
     let (sender, origin) = ask(origin, http2, tasks.clone()).await;
     let session = shared.session(sender);
     let ended = if http2 {
-        serve_http2(client, origin, session, tasks).await
+        serve_http2(client, origin, Arc::clone(&session), tasks).await
     } else {
-        serve_http1(client, origin, session).await
+        serve_http1(client, origin, Arc::clone(&session)).await
     };
     if let Err(error) = ended {
         tracing::debug!(error = %error, "an inspected connection broke off");
+        if error.is_parse() {
+            session.spoke_something_else();
+        }
     }
+    session.is_something_else()
 }
 
 /// What carries the requests to the origin, until its connection ends.
@@ -293,6 +307,9 @@ async fn beside<C: Future<Output = hyper::Result<()>>, G: Gate>(
         ended = origin => {
             if let Err(error) = ended {
                 tracing::debug!(error = %error, "the origin's connection broke off");
+                if is_unasked(&error) {
+                    session.spoke_something_else();
+                }
             }
         }
     }
@@ -308,6 +325,13 @@ async fn beside<C: Future<Output = hyper::Result<()>>, G: Gate>(
         finish(connection.as_mut());
     }
     connection.await
+}
+
+/// Whether the origin spoke before it was asked anything, as servers of HTTP do not.
+fn is_unasked(error: &hyper::Error) -> bool {
+    let ended =
+        error.is_incomplete_message() || error.is_closed() || error.is_canceled() || error.is_timeout();
+    error.is_parse() || !ended && std::error::Error::source(error).is_none()
 }
 
 async fn answer<G: Gate>(session: &Session<G>, request: Request<Incoming>) -> Result<Response<Body>, Ended> {

@@ -71,6 +71,8 @@ pub struct Trust {
     pub provider: Arc<CryptoProvider>,
     /// The roots of origins.
     pub roots: Arc<RootCertStore>,
+    /// Those that count for this origin besides.
+    pub added: Arc<RootCertStore>,
 }
 
 /// Makes the handshake, offering `protocols`. What it showed is in `seen` whether it succeeds or not.
@@ -84,8 +86,11 @@ pub(crate) async fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let verifier =
-        Judge { inner: verifier(trust)?, provider: Arc::clone(&trust.provider), seen: Arc::clone(&seen) };
+    let verifier = Judge {
+        verifiers: [verifier(trust, &trust.roots)?, verifier(trust, &trust.added)?],
+        provider: Arc::clone(&trust.provider),
+        seen: Arc::clone(&seen),
+    };
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&trust.provider))
         .with_safe_default_protocol_versions()
         .map_err(std::io::Error::other)?
@@ -98,11 +103,11 @@ where
 }
 
 /// A verifier without roots cannot be made; then nothing is trusted.
-fn verifier(trust: &Trust) -> std::io::Result<Option<Arc<WebPkiServerVerifier>>> {
-    if trust.roots.is_empty() {
+fn verifier(trust: &Trust, roots: &Arc<RootCertStore>) -> std::io::Result<Option<Arc<WebPkiServerVerifier>>> {
+    if roots.is_empty() {
         return Ok(None);
     }
-    WebPkiServerVerifier::builder_with_provider(Arc::clone(&trust.roots), Arc::clone(&trust.provider))
+    WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&trust.provider))
         .build()
         .map(Some)
         .map_err(std::io::Error::other)
@@ -111,7 +116,8 @@ fn verifier(trust: &Trust) -> std::io::Result<Option<Arc<WebPkiServerVerifier>>>
 /// Finds out what a certificate is worth, and lets the handshake go on.
 #[derive(Debug)]
 struct Judge {
-    inner: Option<Arc<WebPkiServerVerifier>>,
+    /// By everybody's roots, and by those that are added for this origin.
+    verifiers: [Option<Arc<WebPkiServerVerifier>>; 2],
     provider: Arc<CryptoProvider>,
     seen: Arc<Seen>,
 }
@@ -125,14 +131,20 @@ impl ServerCertVerifier for Judge {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let found = match &self.inner {
-            None => Validation::Unknown,
-            Some(inner) => match inner.verify_server_cert(leaf, intermediates, name, ocsp, now) {
-                Ok(_) => Validation::Valid,
-                Err(Error::InvalidCertificate(error)) => validation(&error),
-                Err(_) => Validation::Unknown,
-            },
+        let judged = |verifier: &Arc<WebPkiServerVerifier>| match verifier.verify_server_cert(
+            leaf,
+            intermediates,
+            name,
+            ocsp,
+            now,
+        ) {
+            Ok(_) => Validation::Valid,
+            Err(Error::InvalidCertificate(error)) => validation(&error),
+            Err(_) => Validation::Unknown,
         };
+        // The second is asked where the first does not know who signed.
+        let known = |found: &Validation| *found != Validation::Unknown;
+        let found = self.verifiers.iter().flatten().map(judged).find(known).unwrap_or(Validation::Unknown);
         *self.seen.validation.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         Ok(ServerCertVerified::assertion())
     }

@@ -1,11 +1,13 @@
 //! The pages that the edge answers itself (Gateway semantics, 6): blocks, redirections, and origins that cannot be used.
 //!
-//! A person at a browser gets a page, a program one line of text, which is what programs print (kubectl shows bodies of no
-//! other type); both say why and what to do, and neither is kept. All that comes from elsewhere is escaped.
+//! A person at a browser gets a page ([`html`]), a program one line of text, which is what programs print (kubectl shows
+//! bodies of no other type); both say why and what to do, and neither is kept.
+
+mod html;
 
 use std::fmt::Write as _;
 
-use adit_model::{Rule, UntrustedAction};
+use adit_model::{OwnPage, Rule, UntrustedAction};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -48,11 +50,15 @@ pub(crate) fn page(
     request: &HeaderMap,
     method: &Method,
 ) -> Response<Body> {
-    let preflight = *method == Method::OPTIONS && request.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let (kind, text) = if preflight {
+    let own = match context.page.as_deref() {
+        Some(OwnPage::CustomizedBlockPage(page)) if why.rule.is_some() => Some(&**page),
+        _ => None,
+    };
+    let navigation = is_read_by_a_person(request, method);
+    let (kind, text) = if is_preflight(request, method) {
         (None, String::new())
-    } else if is_navigation(request) {
-        (Some("text/html; charset=utf-8"), html(why, host, context))
+    } else if navigation {
+        (Some("text/html; charset=utf-8"), html::page(why, host, context, own))
     } else {
         (Some("text/plain; charset=utf-8"), line(why, host, context))
     };
@@ -62,40 +68,30 @@ pub(crate) fn page(
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REASON, HeaderValue::from_static(why.reason));
+    if navigation {
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(html::MAY_LOAD));
+    }
     if let Some(kind) = kind {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     }
     response
 }
 
+/// A browser asks whether another site may ask.
+fn is_preflight(request: &HeaderMap, method: &Method) -> bool {
+    *method == Method::OPTIONS && request.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
 /// Whether a person will look at the answer.
-fn is_navigation(request: &HeaderMap) -> bool {
+pub(crate) fn is_read_by_a_person(request: &HeaderMap, method: &Method) -> bool {
+    if is_preflight(request, method) {
+        return false;
+    }
     let text = |name: &str| request.get(name).and_then(|value| value.to_str().ok());
     match text("sec-fetch-dest") {
         Some(destination) => matches!(destination, "document" | "iframe"),
         None => text("accept").is_some_and(|accept| accept.contains("text/html")),
     }
-}
-
-fn html(why: Why<'_>, host: &str, context: &PageContext) -> String {
-    let mut page = String::from("<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>");
-    let title = if why.rule.is_some() { "Access is blocked" } else { "The site cannot be reached" };
-    let _ = write!(page, "{title}</title><h1>{title}</h1><p>{}</p><dl>", Escaped(why.sentence));
-    let rule = why.rule.map(|rule| rule.id.to_string());
-    let rows = [
-        ("Site", Some(host)),
-        ("Rule", rule.as_deref()),
-        ("Reason", Some(why.reason)),
-        ("Your address", Some(context.source.as_str())),
-        ("Your device", Some(context.device.as_str())),
-    ];
-    for (name, value) in rows {
-        if let Some(value) = value {
-            let _ = write!(page, "<dt>{name}<dd>{}", Escaped(value));
-        }
-    }
-    page.push_str("</dl></html>\n");
-    page
 }
 
 fn line(why: Why<'_>, host: &str, context: &PageContext) -> String {
@@ -116,27 +112,17 @@ impl std::fmt::Display for Plain<'_> {
     }
 }
 
-struct Escaped<'a>(&'a str);
-
-impl std::fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.chars().try_for_each(|c| match c {
-            '<' => f.write_str("&lt;"),
-            '>' => f.write_str("&gt;"),
-            '&' => f.write_str("&amp;"),
-            '"' => f.write_str("&quot;"),
-            '\'' => f.write_str("&#39;"),
-            c => f.write_char(c),
-        })
-    }
-}
-
-/// Sends the client elsewhere. `None` if the rule's target is no URL that fits into a header.
-pub(crate) fn redirect(target: &str, keep: Option<&Uri>) -> Option<Response<Body>> {
+/// Sends the client elsewhere, and tells that place these things. `None` if the target is no URL that fits into a header.
+pub(crate) fn redirect(
+    target: &str,
+    keep: Option<&Uri>,
+    told: &[(&'static str, String)],
+) -> Option<Response<Body>> {
     let location = match keep {
         Some(original) => with_path_and_query(target, original),
         None => target.to_owned(),
     };
+    let location = with_context(&location, told);
     let mut response = Response::new(Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = StatusCode::FOUND;
     let headers = response.headers_mut();
@@ -168,6 +154,41 @@ fn with_path_and_query(target: &str, original: &Uri) -> String {
     location
 }
 
+/// The URL with parameters behind its own.
+fn with_context(url: &str, told: &[(&'static str, String)]) -> String {
+    if told.is_empty() {
+        return url.to_owned();
+    }
+    let (url, fragment) = url.split_once('#').map_or((url, None), |(url, fragment)| (url, Some(fragment)));
+    let mut location = url.to_owned();
+    for (name, value) in told {
+        let before = if !location.contains('?') {
+            "?"
+        } else if location.ends_with(['?', '&']) {
+            ""
+        } else {
+            "&"
+        };
+        let _ = write!(location, "{before}{name}={}", Encoded(value));
+    }
+    if let Some(fragment) = fragment {
+        let _ = write!(location, "#{fragment}");
+    }
+    location
+}
+
+/// Text as a part of a URL (RFC 3986, section 2.1).
+struct Encoded<'a>(&'a str);
+
+impl std::fmt::Display for Encoded<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.bytes().try_for_each(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => f.write_char(byte.into()),
+            byte => write!(f, "%{byte:02X}"),
+        })
+    }
+}
+
 /// What a rule says about origins whose certificates are not good; without one they are errors.
 pub(crate) fn untrusted_action(rule: Option<&Rule>) -> UntrustedAction {
     rule.and_then(|rule| rule.settings.untrusted_cert.as_ref())
@@ -192,6 +213,12 @@ mod tests {
     #[test]
     fn what_comes_from_elsewhere_is_escaped() {
         assert_eq!(Plain("one\r\nline\u{1b}[2J").to_string(), "one  line [2J");
-        assert_eq!(Escaped("<script>'\"&").to_string(), "&lt;script&gt;&#39;&quot;&amp;");
+        let told = [("a", "x & y/ü".to_owned()), ("b", "#?".to_owned())];
+        let location = with_context("https://block.example.com/why?mine=1#top", &told);
+        assert_eq!(location, "https://block.example.com/why?mine=1&a=x%20%26%20y%2F%C3%BC&b=%23%3F#top");
+        assert_eq!(
+            with_context("https://block.example.com", &told[1..]),
+            "https://block.example.com?b=%23%3F"
+        );
     }
 }

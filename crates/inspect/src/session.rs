@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use adit_model::{RequestFacts, ResponseFacts, Rule, RuleSettings, UntrustedAction};
+use adit_model::{OwnPage, RequestFacts, ResponseFacts, Rule, RuleSettings, UntrustedAction};
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
@@ -41,6 +41,10 @@ pub(crate) struct Session<G> {
     pub(crate) upgraded: AtomicBool,
     /// Requests that wait for an answer.
     pub(crate) waiting: watch::Sender<usize>,
+    /// Whether the client has asked anything.
+    pub(crate) asked: AtomicBool,
+    /// Whether something else than HTTP was spoken instead.
+    pub(crate) something_else: AtomicBool,
 }
 
 /// Sends requests to the origin.
@@ -84,6 +88,7 @@ impl<G: Gate> Session<G> {
 
     /// Serves one request.
     pub(crate) async fn serve(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Ended> {
+        self.asked.store(true, Ordering::Relaxed);
         let context = self.gate.context();
         let clear = settle_host(&mut request, self.scheme);
         let head = Head::of(&request, self.scheme, &context.destination.to_string());
@@ -166,6 +171,17 @@ impl<G: Gate> Session<G> {
         self.wants_certificate() && !self.answered.load(Ordering::Relaxed)
     }
 
+    /// Notes what is no HTTP; after a request it is only a mistake.
+    pub(crate) fn spoke_something_else(&self) {
+        if !self.asked.load(Ordering::Relaxed) {
+            self.something_else.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_something_else(&self) -> bool {
+        self.something_else.load(Ordering::Relaxed)
+    }
+
     fn wants_certificate(&self) -> bool {
         self.seen.as_ref().is_some_and(|seen| seen.wants_certificate())
     }
@@ -239,7 +255,9 @@ impl<G: Gate> Session<G> {
                 let settings = rule.settings.redirect.as_ref();
                 let keep = settings.is_some_and(|redirect| redirect.preserve_path_and_query == Some(true));
                 let target = settings.map(|redirect| redirect.target_uri.as_str()).unwrap_or_default();
-                if let Some(response) = page::redirect(target, keep.then_some(asked.uri)) {
+                let tells = settings.is_some_and(|redirect| redirect.include_context == Some(true));
+                let told = if tells { self.told(asked, rule) } else { Vec::new() };
+                if let Some(response) = page::redirect(target, keep.then_some(asked.uri), &told) {
                     self.recorded(
                         asked,
                         Why { reason: "redirected", ..page::blocked(rule) },
@@ -251,8 +269,7 @@ impl<G: Gate> Session<G> {
                 self.answer(asked, page::blocked(rule), Action::Block)
             }
             Verdict::Block(rule) => {
-                let target = rule.settings.block_page.as_ref().map(|page| page.target_uri.as_str());
-                if let Some(response) = target.and_then(|target| page::redirect(target, None)) {
+                if let Some(response) = self.led_to_page(asked, rule) {
                     self.recorded(asked, page::blocked(rule), 302, Action::Block);
                     return response;
                 }
@@ -267,6 +284,37 @@ impl<G: Gate> Session<G> {
                 )
             }
         }
+    }
+
+    /// A person is sent to the page of the rule, or to the account's, if there is one; a program would not read it.
+    fn led_to_page(&self, asked: Asked<'_>, rule: &Rule) -> Option<Response<Body>> {
+        let context = self.gate.context();
+        let of_account = match context.page.as_deref() {
+            Some(OwnPage::RedirectUri(page)) => Some(page),
+            Some(OwnPage::CustomizedBlockPage(_)) | None => None,
+        };
+        let page = rule.settings.block_page.as_ref().or(of_account)?;
+        if !page::is_read_by_a_person(asked.headers, asked.method) {
+            return None;
+        }
+        let told = if page.include_context == Some(true) { self.told(asked, rule) } else { Vec::new() };
+        page::redirect(&page.target_uri, None, &told)
+    }
+
+    /// What another page is told of who was sent there, and why (Gateway semantics, 2.1 and 6).
+    fn told(&self, asked: Asked<'_>, rule: &Rule) -> Vec<(&'static str, String)> {
+        let context = self.gate.context();
+        vec![
+            ("cf_user_email", context.user),
+            ("cf_account_id", context.account),
+            ("cf_device_id", context.device),
+            ("cf_source_ip", context.source),
+            ("cf_rule_id", rule.id.to_string()),
+            ("cf_policy_name", rule.name.clone()),
+            ("cf_filter", "http".to_owned()),
+            // Without what stands behind its `?`, which may be secret.
+            ("cf_site_uri", format!("{}://{}{}", self.scheme, asked.head.authority, asked.uri.path())),
+        ]
     }
 
     fn answer_for(&self, asked: Asked<'_>, rule: Option<&Rule>, why: Why<'_>) -> Response<Body> {

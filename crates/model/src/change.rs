@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::address::Cidr;
-use crate::gateway::GatewaySettings;
+use crate::gateway::{AccountBlockPage, GatewaySettings, OriginRoot};
 use crate::hostname::{HostnamePattern, PublicHostname};
 use crate::id::{
-    AccountId, ConnectorId, DeviceId, ListId, LocationId, NodeId, RegistrationId, RouteId, RuleId,
-    ServiceTokenId, TunnelId, VirtualNetworkId,
+    AccountId, ConnectorId, DeviceId, ListId, LocationId, NodeId, OriginRootId, RegistrationId, RouteId,
+    RuleId, ServiceTokenId, TunnelId, VirtualNetworkId,
 };
 use crate::list::{List, ListItemsChange};
 use crate::location::{Location, ServiceToken};
@@ -207,6 +207,15 @@ pub enum Change {
     RulePut(Box<Rule>),
     /// An account's gateway has other settings.
     GatewaySettingsPut(GatewaySettings),
+    /// An account's blocked requests get something else.
+    BlockPagePut(Box<AccountBlockPage>),
+    /// Authorities of an account's origins are new or have other content.
+    OriginRootPut(Box<OriginRoot>),
+    /// They are gone.
+    OriginRootRemoved {
+        /// Which.
+        id: OriginRootId,
+    },
     /// A rule is gone.
     RuleRemoved {
         /// Which.

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::AccountId;
+use crate::id::{AccountId, CertificateId, OriginRootId, VirtualNetworkId};
+use crate::rule::BlockPage;
 
 /// An account's settings, as an edge needs them. An account that has none has the default ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +12,9 @@ pub struct GatewaySettings {
     pub account: AccountId,
     /// Whether TLS is opened.
     pub tls_decrypt: bool,
+    /// The authority that signs the certificates that are shown.
+    #[serde(default = "built_in", skip_serializing_if = "is_built_in")]
+    pub certificate: CertificateId,
     /// On which ports HTTP and TLS are looked for.
     pub inspection: InspectionMode,
     /// What becomes of TLS that carries no HTTP.
@@ -28,6 +32,14 @@ pub struct GatewaySettings {
 
 const fn yes() -> bool {
     true
+}
+
+const fn built_in() -> CertificateId {
+    CertificateId::BUILT_IN
+}
+
+fn is_built_in(certificate: &CertificateId) -> bool {
+    *certificate == CertificateId::BUILT_IN
 }
 
 /// What is recorded of an account's flows (Gateway semantics, 8; contract D, 9.3).
@@ -86,6 +98,62 @@ impl Default for Logging {
     }
 }
 
+/// What an account's blocked requests get, unless a rule says otherwise (Gateway semantics, 6).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountBlockPage {
+    /// The account.
+    pub account: AccountId,
+    /// Its own; `None` is the page that is built in.
+    pub page: Option<OwnPage>,
+}
+
+/// What an account made of the block page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "snake_case")]
+pub enum OwnPage {
+    /// A page in the account's words.
+    CustomizedBlockPage(Box<CustomPage>),
+    /// People are sent to this URL.
+    RedirectUri(BlockPage),
+}
+
+/// The account's words on a block page; what is empty is not shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CustomPage {
+    /// Whose page it is.
+    pub name: String,
+    /// Above the reason.
+    pub header_text: String,
+    /// At the end.
+    pub footer_text: String,
+    /// The URL of an image.
+    pub logo_path: String,
+    /// `#rrggbb`.
+    pub background_color: String,
+    /// Whom to write to.
+    pub mailto_address: String,
+    /// What about.
+    pub mailto_subject: String,
+    /// Shows no footer.
+    pub suppress_footer: bool,
+}
+
+/// Authorities by which an account's own origins are trusted, beside the system's (Gateway semantics, 3.2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginRoot {
+    /// Its id.
+    pub id: OriginRootId,
+    /// Its account.
+    pub account: AccountId,
+    /// Certificates as PEM, one behind the other.
+    pub certificate: String,
+    /// Only for origins in these; empty for all.
+    pub virtual_networks: Vec<VirtualNetworkId>,
+    /// Only for these names and those below them, in lower case; empty for all.
+    pub host_suffixes: Vec<String>,
+}
+
 /// On which ports HTTP and TLS are looked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -114,6 +182,7 @@ impl GatewaySettings {
         Self {
             account,
             tls_decrypt: false,
+            certificate: CertificateId::BUILT_IN,
             inspection: InspectionMode::default(),
             non_http_tls: NonHttpTls::default(),
             reevaluate: true,

@@ -93,8 +93,17 @@ uuid_id! {
     ListId, "list";
     /// A place from which devices without the agent ask for names.
     LocationId, "location";
+    /// An authority by which an account's TLS is opened.
+    CertificateId, "certificate";
+    /// Authorities by which an account's own origins are trusted.
+    OriginRootId, "origin root";
     /// One flow, for its log record.
     FlowId, "flow";
+}
+
+impl CertificateId {
+    /// The authority that every account has (contract D, 9.2).
+    pub const BUILT_IN: Self = Self(Uuid::nil());
 }
 
 /// An account's tag: 32 lower-case hex digits.

@@ -33,12 +33,16 @@ pub use explain::{
     MAX_SERVER_NAME_BYTES, NOT_DIALLED,
 };
 pub use flow::{FirstBytes, FlowFacts, Named, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
-pub use gateway::{Blocks, GatewaySettings, InspectionMode, Logging, NonHttpTls, RuleLogging};
+pub use gateway::{
+    AccountBlockPage, Blocks, CustomPage, GatewaySettings, InspectionMode, Logging, NonHttpTls, OriginRoot,
+    OwnPage, RuleLogging,
+};
 pub use hostname::{HostnameError, HostnamePattern, PublicHostname};
 pub use http::{RequestFacts, ResponseFacts};
 pub use id::{
-    AccountId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, ListId, LocationId,
-    MemberId, NodeId, RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId, TunnelId, VirtualNetworkId,
+    AccountId, CertificateId, ConnectionId, ConnectorId, DeviceId, FlowId, HostnameId, IdError, ListId,
+    LocationId, MemberId, NodeId, OriginRootId, RegistrationId, RouteId, RuleId, ServiceTokenId, TokenId,
+    TunnelId, VirtualNetworkId,
 };
 pub use list::{List, ListItemsChange, ListKind, UnknownListKind};
 pub use location::{Admission, Location, LocationEndpoint, LocationTtl, ServiceToken};

@@ -279,8 +279,8 @@ pub enum ClosedBy {
 /// What was found in a flow that was looked into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InspectionRecord {
-    /// What was done: `opened` and `read` were judged; `bypassed` by a rule, `not-http` and `passed` were not; `refused`
-    /// might have been neither.
+    /// What was done: `opened` and `read` were judged; `bypassed` by a rule, `not-http` (by what the hello
+    /// offers), `not-http-before` (by what came out of the last one) and `passed` were not; `refused` might have been neither.
     pub treatment: &'static str,
     /// The rule that let it pass unopened.
     pub rule: Option<RuleId>,

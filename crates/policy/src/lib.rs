@@ -13,6 +13,7 @@ mod facts;
 mod http_rules;
 mod in_force;
 mod network_rules;
+mod origin_roots;
 mod rule;
 mod safe_search;
 pub mod scheme;

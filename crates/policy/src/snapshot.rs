@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use adit_model::{
     AccountId, Cidr, DeviceId, DeviceKey, Filter, GatewaySettings, Hostname, HostnamePattern, HostnameRoute,
-    ListId, Location, LocationId, Node, NodeId, NodeKey, PublicHostname, Registration, RegistrationId, Route,
-    RuleId, RuleName, SecretHash, ServiceToken, ServiceTokenId, Tunnel, TunnelConfiguration, TunnelId,
-    VirtualNetworkId, never_dialled,
+    ListId, Location, LocationId, Node, NodeId, NodeKey, OriginRoot, OwnPage, PublicHostname, Registration,
+    RegistrationId, Route, RuleId, RuleName, SecretHash, ServiceToken, ServiceTokenId, Tunnel,
+    TunnelConfiguration, TunnelId, VirtualNetworkId, never_dialled,
 };
 use ipnet::IpNet;
 
@@ -40,6 +40,9 @@ pub struct Snapshot {
     pub(crate) subdomains: SharedMap<String, LocationId>,
     pub(crate) service_tokens: SharedMap<ServiceTokenId, Arc<ServiceToken>>,
     pub(crate) client_ids: SharedMap<String, ServiceTokenId>,
+    /// Of the accounts that have their own.
+    pub(crate) block_pages: SharedMap<AccountId, Arc<OwnPage>>,
+    pub(crate) origin_roots: SharedMap<AccountId, Arc<Vec<Arc<OriginRoot>>>>,
 }
 
 /// The routes of one virtual network, by prefix. A copy is two pointers.
@@ -207,6 +210,11 @@ impl Snapshot {
     pub fn rule_name(&self, account: AccountId, filter: Filter, id: RuleId) -> Option<RuleName> {
         let rule = self.rules(account, filter).iter().find(|compiled| compiled.rule.id == id)?;
         Some(RuleName { id, name: rule.rule.name.clone(), action: rule.rule.action })
+    }
+
+    /// What an account's blocked requests get; none is the page that is built in.
+    pub fn block_page(&self, account: AccountId) -> Option<&Arc<OwnPage>> {
+        self.block_pages.get(&account)
     }
 
     /// The list, ready to be asked.

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use adit_model::{
-    AccountId, Change, ChangeBatch, Hostname, HostnameRoute, Lease, Location, LocationId, NodeId,
-    Registration, RegistrationId, Route, RouteId, ServiceToken, ServiceTokenId, Tunnel, TunnelConfiguration,
-    TunnelId, VirtualNetwork, VirtualNetworkId,
+    AccountBlockPage, AccountId, Change, ChangeBatch, Hostname, HostnameRoute, Lease, Location, LocationId,
+    NodeId, OriginRoot, OriginRootId, OwnPage, Registration, RegistrationId, Route, RouteId, ServiceToken,
+    ServiceTokenId, Tunnel, TunnelConfiguration, TunnelId, VirtualNetwork, VirtualNetworkId,
 };
 
 use self::gateway::Gateway;
@@ -28,6 +28,8 @@ pub struct State {
     hostname_routes: HashMap<RouteId, (AccountId, String)>,
     virtual_networks: HashMap<VirtualNetworkId, VirtualNetwork>,
     gateway: Gateway,
+    /// Whose each is.
+    origin_roots: HashMap<OriginRootId, AccountId>,
 }
 
 impl State {
@@ -75,6 +77,13 @@ impl State {
         changes.extend(compiled.locations.values().map(|one| Change::LocationPut(Location::clone(one))));
         let tokens = compiled.service_tokens.values();
         changes.extend(tokens.map(|token| Change::ServiceTokenPut(ServiceToken::clone(token))));
+        let pages = compiled.block_pages.iter();
+        changes.extend(pages.map(|(account, page)| {
+            let page = Some(OwnPage::clone(page));
+            Change::BlockPagePut(Box::new(AccountBlockPage { account: *account, page }))
+        }));
+        let roots = compiled.origin_roots.values().flat_map(|roots| roots.iter());
+        changes.extend(roots.map(|root| Change::OriginRootPut(Box::new(OriginRoot::clone(root)))));
         ChangeBatch { number: compiled.number, changes }
     }
 
@@ -113,6 +122,12 @@ impl State {
             Change::GatewaySettingsPut(settings) => {
                 self.compiled.gateway_settings.insert(settings.account, settings);
             }
+            Change::BlockPagePut(put) => match put.page {
+                Some(page) => drop(self.compiled.block_pages.insert(put.account, Arc::new(page))),
+                None => drop(self.compiled.block_pages.remove(&put.account)),
+            },
+            Change::OriginRootPut(root) => self.put_origin_root(*root),
+            Change::OriginRootRemoved { id } => self.remove_origin_root(id),
         }
     }
 
@@ -120,6 +135,22 @@ impl State {
         self.compiled.tunnels.remove(&id);
         self.compiled.leases.remove(&id);
         self.compiled.configurations.remove(&id);
+    }
+
+    fn put_origin_root(&mut self, root: OriginRoot) {
+        self.remove_origin_root(root.id);
+        self.origin_roots.insert(root.id, root.account);
+        let of_account = self.compiled.origin_roots.entry(root.account).or_default();
+        Arc::make_mut(of_account).push(Arc::new(root));
+    }
+
+    fn remove_origin_root(&mut self, id: OriginRootId) {
+        let Some(account) = self.origin_roots.remove(&id) else { return };
+        let Some(of_account) = self.compiled.origin_roots.get_mut(&account) else { return };
+        Arc::make_mut(of_account).retain(|root| root.id != id);
+        if of_account.is_empty() {
+            self.compiled.origin_roots.remove(&account);
+        }
     }
 
     fn put_route(&mut self, route: Route) {

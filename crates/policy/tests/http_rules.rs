@@ -4,8 +4,8 @@
 
 use adit_model::{
     AccountId, Action, Change, ChangeBatch, DeviceId, Filter, FirstBytes, FlowFacts, GatewaySettings,
-    InspectionMode, List, ListId, ListKind, NonHttpTls, Protocol, RegistrationId, RequestFacts,
-    ResponseFacts, Rule, RuleId, RuleSettings, VirtualNetworkId,
+    InspectionMode, List, ListId, ListKind, NonHttpTls, OriginRoot, OriginRootId, Protocol, RegistrationId,
+    RequestFacts, ResponseFacts, Rule, RuleId, RuleSettings, VirtualNetworkId,
 };
 use adit_policy::{HttpVerdict, PassReason, State, Treatment};
 use uuid::Uuid;
@@ -239,4 +239,39 @@ fn flows_are_looked_into_only_for_an_account_that_asks() {
     assert!(!case.0.snapshot().looks_into_flows(ACCOUNT));
     case.apply(settings(true, InspectionMode::Dynamic));
     assert!(case.0.snapshot().looks_into_flows(ACCOUNT));
+}
+
+#[test]
+fn an_authority_of_origins_counts_in_its_networks_and_for_its_names() {
+    let mut case = Case::new(true, Vec::new());
+    let network = |id| VirtualNetworkId::from_uuid(Uuid::from_u128(id));
+    let mut put = |id: u128, networks: &[u128], suffixes: &[&str]| {
+        case.apply(Change::OriginRootPut(Box::new(OriginRoot {
+            id: OriginRootId::from_uuid(Uuid::from_u128(id)),
+            account: if id == 9 { AccountId::from_bytes([2; 16]) } else { ACCOUNT },
+            certificate: id.to_string(),
+            virtual_networks: networks.iter().map(|id| network(*id)).collect(),
+            host_suffixes: suffixes.iter().map(|suffix| (*suffix).to_owned()).collect(),
+        })));
+    };
+    put(1, &[], &[]);
+    put(2, &[10, 11], &[]);
+    put(3, &[11], &[]);
+    put(4, &[], &["corp.example"]);
+    put(5, &[11], &["corp.example"]);
+    put(9, &[], &[]);
+    let check = |case: &mut Case, name: Option<&str>, expected: &[&str]| {
+        let snapshot = case.0.snapshot();
+        assert_eq!(snapshot.origin_roots(&flow(SERVER), name).collect::<Vec<_>>(), expected, "{name:?}");
+    };
+    check(&mut case, None, &["1", "2"]);
+    check(&mut case, Some("a.corp.example"), &["1", "2", "4"]);
+    check(&mut case, Some("acorp.example"), &["1", "2"]);
+    // What is kept of the state makes the same one.
+    let kept = case.0.to_batch();
+    let mut again = Case(State::default(), 0);
+    again.0.apply(kept);
+    check(&mut again, Some("corp.example"), &["1", "2", "4"]);
+    case.apply(Change::OriginRootRemoved { id: OriginRootId::from_uuid(Uuid::from_u128(2)) });
+    check(&mut case, None, &["1"]);
 }

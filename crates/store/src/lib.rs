@@ -16,6 +16,7 @@
 mod audit;
 mod backup;
 mod batch;
+mod certificate;
 mod configuration;
 mod device;
 mod feed;
@@ -27,8 +28,10 @@ mod list;
 mod location;
 mod member;
 mod node;
+mod node_authority;
 mod node_database;
 mod open;
+mod origin_root;
 mod page;
 mod query;
 mod records;
@@ -58,12 +61,13 @@ use tokio::sync::watch;
 pub use audit::{AuditPlace, AuditRow, AuditWindow, Direction};
 pub use backup::{BackupError, backup};
 pub use batch::{Batch, BatchCommitError};
+pub use certificate::{CertificateError, CertificateKind, CertificateRow, MAX_CERTIFICATES, NewCertificate};
 pub use configuration::ConfigurationRow;
 pub use device::{
     DeviceRow, EnrollError, NewRegistration, RegistrationFilter, RegistrationRow, RegistrationStatus,
 };
 pub use feed::Feed;
-pub use gateway::{GatewaySettingsRow, InspectionAuthorityRow};
+pub use gateway::{GatewaySettingsContent, GatewaySettingsError, GatewaySettingsRow, InspectionAuthorityRow};
 pub use hostname::{HostnameFilter, HostnamePut, HostnameRow, HostnameWriteError, Overwrite};
 pub use hostname_route::{
     HostnameRouteEdit, HostnameRouteFilter, HostnameRouteRow, HostnameRouteWriteError, NewHostnameRoute,
@@ -72,8 +76,10 @@ pub use list::{ItemRow, ListDeleteError, ListEdit, ListRow, ListWriteError, NewI
 pub use location::{LocationContent, LocationEdge, LocationRow, LocationWriteError};
 pub use member::{MemberCreateError, MemberRow};
 pub use node::{EnrolledNode, NODE_SILENT_AFTER, NewNode, NodeCreateError, NodeRow, OwnNodeError, RoleMade};
+pub use node_authority::{NodeAuthority, SigningNode};
 pub use node_database::{Cluster, NodeDatabase, NodeDatabaseError, NodeRecord, Notices};
 pub use open::OpenError;
+pub use origin_root::{MAX_ORIGIN_ROOTS, OriginRootContent, OriginRootError, OriginRootRow};
 pub use page::{Page, Window};
 pub use records::{RecordKey, RecordRow, RecordWindow, Records, Retention};
 pub use route::{NewRoute, RouteEdit, RouteFilter, RouteRow, RouteWriteError, Takeover};

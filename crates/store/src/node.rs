@@ -20,7 +20,7 @@ pub const NODE_SILENT_AFTER: Duration = Duration::from_secs(10);
 /// Commands that are kept for nodes that look late.
 const COMMANDS_KEPT: i64 = 1000;
 /// What a node's role is granted.
-const GRANTS: [&str; 8] = [
+const GRANTS: [&str; 10] = [
     "SELECT ON migrations",
     "SELECT ON changes",
     "SELECT ON nodes",
@@ -29,6 +29,8 @@ const GRANTS: [&str; 8] = [
     "SELECT, INSERT, DELETE ON node_connections",
     "INSERT ON node_records",
     "INSERT ON records",
+    "SELECT, INSERT, UPDATE ON node_inspection_keys",
+    "SELECT ON node_authorities",
 ];
 
 /// A node, as the control plane lists it.

@@ -19,9 +19,10 @@ use tokio::sync::watch;
 
 use crate::AbortOnDrop;
 use crate::node::{NODE_SILENT_AFTER, NODES_CHANNEL, NOTIFY, damaged, key_of, micros};
+use crate::node_authority::NodeAuthority;
 use crate::open::{LISTEN_AGAIN, MIGRATIONS};
 use crate::records::{TEXT_COLUMNS, columned, there_already};
-use crate::row::Fault;
+use crate::row::{Fault, from_micros};
 use crate::session::{Backend, CHANNEL};
 
 /// Connections of one process.
@@ -273,6 +274,35 @@ impl NodeDatabase {
         .await
     }
 
+    /// Tells with which key a node signs where it opens TLS: the endorsement of it by the node's own.
+    pub async fn inspection_key_set(&self, node: NodeId, endorsement: &str) -> Result<(), Fault> {
+        within(async {
+            let mut transaction = self.pool.begin().await?;
+            sqlx::query(
+                "INSERT INTO node_inspection_keys (node_id, endorsement) VALUES ($1, $2) \
+                 ON CONFLICT (node_id) DO UPDATE SET endorsement = $2",
+            )
+            .bind(node.to_string())
+            .bind(endorsement)
+            .execute(&mut *transaction)
+            .await?;
+            transaction.execute(NOTIFY).await?;
+            Ok(transaction.commit().await?)
+        })
+        .await
+    }
+
+    /// What accounts' authorities have signed for a node.
+    pub async fn authorities(&self, node: NodeId) -> Result<Vec<NodeAuthority>, Fault> {
+        within(async {
+            let read =
+                "SELECT * FROM node_authorities WHERE node_id = $1 ORDER BY account_id, certificate_id";
+            let rows = sqlx::query(read).bind(node.to_string()).fetch_all(&self.pool).await?;
+            rows.iter().map(|row| authority_of(node, row)).collect()
+        })
+        .await
+    }
+
     /// Who the nodes are, and which tunnels the live ones hold.
     pub async fn cluster(&self) -> Result<Cluster, Fault> {
         within(async {
@@ -400,6 +430,20 @@ fn node_of(row: &PgRow) -> Result<Node, Fault> {
         key: key_of(&key)?,
         address: row.try_get("address")?,
         devices: row.try_get("devices")?,
+    })
+}
+
+fn authority_of(node: NodeId, row: &PgRow) -> Result<NodeAuthority, Fault> {
+    let (account, certificate): (String, String) =
+        (row.try_get("account_id")?, row.try_get("certificate_id")?);
+    let damaged = |column| Fault::Damaged { table: "node_authorities", column };
+    Ok(NodeAuthority {
+        node,
+        account: account.parse().map_err(|_| damaged("account_id"))?,
+        certificate: certificate.parse().map_err(|_| damaged("certificate_id"))?,
+        endorsement: row.try_get("endorsement")?,
+        chain: row.try_get("chain")?,
+        expires_at: from_micros(row.try_get("expires_at")?).ok_or_else(|| damaged("expires_at"))?,
     })
 }
 

@@ -48,7 +48,7 @@ const SEAL_CHECK: &str = "seal_check";
 const SEAL_CHECK_PLACE: Place<'static> = Place { table: "meta", column: "value", row: SEAL_CHECK };
 
 /// Every change of the schema, in order; its place in the list is its number, from 1.
-pub(crate) const MIGRATIONS: [&str; 14] = [
+pub(crate) const MIGRATIONS: [&str; 15] = [
     include_str!("../migrations/0001_start.sql"),
     include_str!("../migrations/0002_ingress.sql"),
     include_str!("../migrations/0003_audit.sql"),
@@ -63,6 +63,7 @@ pub(crate) const MIGRATIONS: [&str; 14] = [
     include_str!("../migrations/0012_records.sql"),
     include_str!("../migrations/0013_hostname_routes.sql"),
     include_str!("../migrations/0014_locations.sql"),
+    include_str!("../migrations/0015_inspection.sql"),
 ];
 
 /// The migration after which every account is given its first location.

@@ -10,6 +10,7 @@ use crate::hostname::hostname_changes;
 use crate::hostname_route::hostname_route_changes;
 use crate::list::list_changes;
 use crate::location::location_changes;
+use crate::origin_root::origin_root_changes;
 use crate::route::route_changes;
 use crate::row::Fault;
 use crate::rule::rule_changes;
@@ -44,6 +45,7 @@ impl Store {
         changes.extend(gateway_changes(reader.sql()).await?);
         changes.extend(location_changes(reader.sql()).await?);
         changes.extend(service_token_changes(reader.sql()).await?);
+        changes.extend(origin_root_changes(reader.sql()).await?);
         Ok(ChangeBatch { number: u64::try_from(number).unwrap_or(0), changes })
     }
 }

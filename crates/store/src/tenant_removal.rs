@@ -31,7 +31,7 @@ const BY_ACCOUNT: &str = "account_id = $1";
 const LIVE: &str = " AND deleted_at IS NULL";
 
 /// All that belongs to an account. What refers to another stands before it.
-const OWNED: [Owned; 18] = [
+const OWNED: [Owned; 21] = [
     Owned {
         table: "rule_lists",
         of_account: "rule_id IN (SELECT id FROM rules WHERE account_id = $1)",
@@ -120,6 +120,14 @@ const OWNED: [Owned; 18] = [
             Some(Change::GatewaySettingsPut(GatewaySettings::of(id.parse().ok()?)))
         })),
     },
+    Owned {
+        table: "origin_roots",
+        of_account: BY_ACCOUNT,
+        counted: None,
+        change: Some(("id", |id| Some(Change::OriginRootRemoved { id: id.parse().ok()? }))),
+    },
+    Owned { table: "node_authorities", of_account: BY_ACCOUNT, counted: None, change: None },
+    Owned { table: "inspection_certificates", of_account: BY_ACCOUNT, counted: None, change: None },
     Owned { table: "inspection_authorities", of_account: BY_ACCOUNT, counted: None, change: None },
     Owned { table: "api_tokens", of_account: BY_ACCOUNT, counted: None, change: None },
 ];

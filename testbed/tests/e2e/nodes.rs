@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use adit_testbed::chain::{CONNECTIONS, Chain};
 use adit_testbed::net::{EDGE_INNER_V4, EDGE_V4, PRIVATE_V4, PRIVATE_V6, api_address};
 use adit_testbed::origin::{self, Origin};
+use adit_testbed::pki::{API_NAME, Pki};
 use adit_testbed::postgres::Postgres;
 use adit_testbed::process::Process;
+use adit_testbed::website::{self, Browser};
 use anyhow::{Context as _, Result, ensure};
-use http::Method;
-use serde_json::Value;
+use http::{Method, StatusCode, Version};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -296,4 +298,61 @@ async fn a_node_starts_without_its_database_by_the_snapshot_that_it_kept() {
     chain.start_edge().await.unwrap();
     chain.create_route(&tunnel, PRIVATE_V6).await.unwrap();
     wait_for_requests(&chain, &[1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_opened_on_a_node_by_what_the_accounts_authority_signed_for_it() {
+    let server = match Postgres::shared() {
+        Ok(server) => server,
+        Err(reason) => return eprintln!("SKIPPED: {reason}"),
+    };
+    let mut chain = Chain::new().unwrap();
+    chain.edge_flags = vec!["--database".into(), server.url()];
+    chain.start_edge().await.unwrap();
+    let mut one = Node::new("node-a", 1);
+    one.create(&chain);
+    one.start(&chain).await;
+    let tunnel = chain.create_tunnel("one").await.unwrap();
+    chain.create_route(&tunnel, PRIVATE_V4).await.unwrap();
+    chain.start_connector_to(&[one.for_connectors()], &tunnel).unwrap();
+    wait_for_places(&chain, &tunnel.id, &[("node-a", CONNECTIONS)]).await.unwrap();
+    let pki = Pki::open(&chain.dir().join("certificates")).unwrap();
+    let origin = &api_address(PORT)[..1];
+    website::start_tls(&chain.world.cluster, origin, &pki.server()).unwrap();
+    let roots = json!({ "name": "origins", "certificate": fs::read_to_string(pki.ca()).unwrap() });
+    chain.call(Method::POST, "x/gateway/origin_roots", Some(&roots)).await.unwrap();
+    let made = chain.call(Method::POST, "gateway/certificates", Some(&json!({}))).await.unwrap();
+    let path = format!("gateway/certificates/{}/activate", made["id"].as_str().unwrap());
+    chain.call(Method::POST, &path, Some(&json!({}))).await.unwrap();
+    let ca = chain.dir().join("inspection.pem");
+    fs::write(&ca, made["certificate"].as_str().unwrap()).unwrap();
+    let edge = chain.edge.as_ref().unwrap();
+    let mark = edge.mark();
+    let on =
+        json!({ "settings": { "tls_decrypt": { "enabled": true }, "certificate": { "id": made["id"] } } });
+    chain.call(Method::PATCH, "gateway/configuration", Some(&on)).await.unwrap();
+    edge.wait_for_line_after(mark, "a node may open this account's TLS", LIMIT).await.unwrap();
+    chain.start_agent().await.unwrap();
+    chain.enroll().await.unwrap();
+    let first = edge_of(&chain.wait_for_agent("connected").await.unwrap());
+
+    // On the node, without the control plane: what signs is there.
+    chain.edge.take().unwrap().kill().await.unwrap();
+    let (second, _) = wait_for_other_edge(&chain, &first).await;
+    assert_eq!(second, one.for_devices());
+    let browser = Browser::new(&chain.world.laptop, origin[0], API_NAME, &ca);
+    let answers = async || {
+        let begun = Instant::now();
+        while !matches!(browser.get(Version::HTTP_2, "/status/204").await, Ok((StatusCode::NO_CONTENT, _))) {
+            assert!(begun.elapsed() < LIMIT, "TLS is not opened on the node");
+        }
+    };
+    answers().await;
+    let opened = one.process.as_ref().unwrap().wait_for_line("inspection=\"opened\"", LIMIT).await;
+    opened.unwrap();
+    // And after a start without it, too.
+    one.kill().await;
+    one.start(&chain).await;
+    wait_for_other_edge(&chain, "").await;
+    answers().await;
 }

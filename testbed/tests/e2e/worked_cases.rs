@@ -1,10 +1,10 @@
 //! The worked cases of the Gateway semantics (section 9) on whole flows, by their numbers.
 //!
-//! Cases 6 and 7 are in [`crate::inspection`], 8 to 12 in [`crate::dns`]; what asks who somebody is (13 to 16) waits for
+//! Cases 6, 7, 20 and 22 are in [`crate::inspection`], 8 to 12 in [`crate::dns`]; what asks who somebody is (13 to 16) waits for
 //! identities.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use adit_testbed::chain::Chain;
@@ -33,26 +33,26 @@ struct Case {
     account_ca: PathBuf,
 }
 
-struct Signed {
-    certificate: String,
-    key: String,
-}
-
-/// An authority, and what it signed for each of these names; the second kind has expired.
-fn authority() -> (String, Signed, Signed) {
+/// An authority in this directory: its certificate, and the files of what it signed for each of the names, of which the second
+/// has expired.
+fn authority(dir: &Path) -> (PathBuf, [(PathBuf, PathBuf); 2]) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let pem = ca.self_signed(&ca_key).unwrap().pem();
+    let path = dir.join("origin-ca.pem");
+    std::fs::write(&path, ca.self_signed(&ca_key).unwrap().pem()).unwrap();
     let issuer = Issuer::new(ca, ca_key);
     let sign = |name: &str, until: i32| {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
         params.not_after = rcgen::date_time_ymd(until, 1, 1);
         let key = KeyPair::generate().unwrap();
-        Signed { certificate: params.signed_by(&key, &issuer).unwrap().pem(), key: key.serialize_pem() }
+        let files = (dir.join(format!("{name}.pem")), dir.join(format!("{name}-key.pem")));
+        std::fs::write(&files.0, params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+        std::fs::write(&files.1, key.serialize_pem()).unwrap();
+        files
     };
-    (pem, sign(X, 2100), sign(EXPIRED, 2021))
+    (path, [sign(X, 2100), sign(EXPIRED, 2021)])
 }
 
 fn at(port: u16) -> SocketAddr {
@@ -62,15 +62,13 @@ fn at(port: u16) -> SocketAddr {
 impl Case {
     async fn start() -> Self {
         let mut chain = Chain::new().unwrap();
-        let (ca, good, expired) = authority();
-        let origin_ca = chain.dir().join("origin-ca.pem");
-        std::fs::write(&origin_ca, ca).unwrap();
+        let (origin_ca, [good, expired]) = authority(chain.dir());
         chain.edge_flags = vec!["--origin-roots".into(), origin_ca.display().to_string()];
         chain.start_all().await.unwrap();
         let cluster = &chain.world.cluster;
         website::start(cluster, &[at(80)]).unwrap();
-        website::start_tls(cluster, &[at(HTTPS), at(OTHER_HTTPS)], &good.certificate, &good.key).unwrap();
-        website::start_tls(cluster, &[at(EXPIRED_HTTPS)], &expired.certificate, &expired.key).unwrap();
+        website::start_tls(cluster, &[at(HTTPS), at(OTHER_HTTPS)], &good).unwrap();
+        website::start_tls(cluster, &[at(EXPIRED_HTTPS)], &expired).unwrap();
         let account_ca = chain.dir().join("account-ca.pem");
         let case = Self { chain, origin_ca, account_ca };
         case.settings(json!({ "tls_decrypt": { "enabled": true } })).await;
@@ -210,7 +208,7 @@ async fn an_origins_expired_certificate_is_an_error_unless_a_rule_says_that_it_d
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_http_passes_or_is_refused_as_it_is_set() {
+async fn what_is_no_http_passes_and_names_are_seen_where_they_are_looked_for() {
     let case = Case::start().await;
     let inspected = case.inspected(HTTPS, X);
     soon("opened", async || status(&inspected).await == Some(200)).await;
@@ -237,14 +235,6 @@ async fn what_is_no_http_passes_or_is_refused_as_it_is_set() {
             .any(|record| record["OriginIP"] == API_V6.to_string() && record["DetectedProtocol"] == "ssh")
     })
     .await;
-
-    // 22: TLS around something else than HTTP.
-    let unopened = case.unopened(HTTPS, X);
-    let agreed = async || unopened.tls(b"xmpp-client").await.is_ok();
-    assert!(!agreed().await && inspected.tls(b"xmpp-client").await.is_err(), "closed");
-    case.settings(json!({ "x_non_http_tls": "passthrough" })).await;
-    soon("passed through", agreed).await;
-    assert_eq!(status(&inspected).await, Some(200), "HTTP is opened as before");
 
     // 23: names are seen on every port only where every port is looked at.
     let rules = case.rules(&[rule("l4", "block", 1, &format!("net.sni.host == \"{X}\""))]).await;

@@ -15,6 +15,7 @@ use anyhow::Context;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::inspection::NodeAuthorities;
 use crate::nodes::Member;
 use crate::up::RETRY;
 
@@ -105,11 +106,16 @@ async fn replay(member: &Member) -> anyhow::Result<Beginning> {
 }
 
 impl Beginning {
+    /// Waits a moment for what the state needs to open TLS.
+    pub(super) async fn prepare(&self, inspection: &NodeAuthorities) {
+        inspection.prepare(&self.state).await;
+    }
+
     /// Hands the state to the edge; what is returned hands on what the log says after it, until the node stops.
     pub(super) fn follow(
         self,
         member: Member,
-        changes: mpsc::Sender<ChangeBatch>,
+        (changes, inspection): (mpsc::Sender<ChangeBatch>, Arc<NodeAuthorities>),
         freshness: Arc<Freshness>,
         stop: CancellationToken,
     ) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
@@ -129,6 +135,7 @@ impl Beginning {
                 let more = !batches.is_empty();
                 for batch in batches {
                     number = batch.number;
+                    inspection.prepare(&batch).await;
                     if changes.send(batch).await.is_err() {
                         return;
                     }

@@ -25,7 +25,7 @@ pub(super) enum Family {
     List,
     /// Gateway rules.
     Rule,
-    /// What else the gateway has.
+    /// What else belongs to the gateway.
     Gateway,
 }
 

@@ -1,23 +1,19 @@
-//! How an account's gateway treats flows beside its rules (contract D, 9.1, 9.2 and 9.4): `A/gateway`,
-//! `A/gateway/configuration`, `A/gateway/certificates`.
+//! How an account's gateway treats flows beside its rules (contract D, 9.1 and 9.2): `A/gateway`,
+//! `A/gateway/configuration`.
 //!
 //! The settings are one table: each key with what it is when nobody has set it, and what it may be. What this version
 //! does not carry out is refused, and never kept as if it were.
 
-use adit_model::{AccountId, GatewaySettings, InspectionMode, Logging, NonHttpTls};
-use adit_store::GatewaySettingsRow;
-use http::StatusCode;
+use adit_model::{AccountId, CertificateId, GatewaySettings, InspectionMode, Logging, NonHttpTls};
+use adit_store::{GatewaySettingsContent, GatewaySettingsError, GatewaySettingsRow};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
-use time::OffsetDateTime;
 
 use super::answer::{Kind, object};
 use super::body::{Family, Fields};
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
-use super::operation::{Operation, Style};
-use super::{Call, shape};
-use crate::inspection;
+use super::operation::Operation;
+use super::{Call, block_page, certificate, shape};
 use crate::permission::{Area, Level};
 
 pub(super) const OPERATIONS: &[Operation] = &[
@@ -50,28 +46,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
     .needs(Area::ZeroTrust, Level::Write)
     .body(Family::Rule, BODY)
     .answers(CONFIGURATION),
-    Operation::get(
-        "/accounts/{account}/gateway/certificates",
-        "List the certificates of inspection",
-        |call| Box::pin(certificates(call)),
-    )
-    .needs(Area::ZeroTrust, Level::Read)
-    .list(Style::Single, CERTIFICATE, &[]),
-    Operation::get(
-        "/accounts/{account}/gateway/certificates/{certificate}",
-        "Get a certificate of inspection",
-        |call| Box::pin(certificate(call, call.parameter("certificate"))),
-    )
-    .needs(Area::ZeroTrust, Level::Read)
-    .answers(CERTIFICATE),
 ];
-
-/// The id of the authority that every account has (contract D, 9.2).
-const BUILT_IN: &str = "00000000-0000-0000-0000-000000000000";
 
 const GATEWAY: Kind = Kind::Object("Gateway", GATEWAY_FIELDS, &[]);
 const CONFIGURATION: Kind = Kind::Object("GatewayConfiguration", CONFIGURATION_FIELDS, &[]);
-const CERTIFICATE: Kind = Kind::Object("GatewayCertificate", CERTIFICATE_FIELDS, &[]);
 
 object! {
     GATEWAY_FIELDS = gateway(account: AccountId) [
@@ -114,11 +92,7 @@ const KEYS: [Key; 19] = [
             one_of(value, "mode", &["static", "dynamic"]).then_some("expected {\"mode\": static or dynamic}")
         },
     ),
-    key(
-        "block_page",
-        || json!({ "enabled": false }),
-        |value| fixed(value, "enabled", false, "block pages of one's own are not built"),
-    ),
+    key("block_page", || json!({ "enabled": false }), block_page::wrong),
     key(
         "antivirus",
         || json!({ "enabled_download_phase": false, "enabled_upload_phase": false, "fail_closed": false }),
@@ -130,8 +104,8 @@ const KEYS: [Key; 19] = [
     key("fips", || json!({ "tls": false }), |value| fixed(value, "tls", false, "FIPS mode is not built")),
     key(
         "certificate",
-        || json!({ "id": BUILT_IN }),
-        |value| (value["id"] != BUILT_IN).then_some("no such certificate: the built-in one has the nil UUID"),
+        || json!({ "id": CertificateId::BUILT_IN }),
+        |value| id_of(value).is_none().then_some("expected {\"id\": the id of a certificate}"),
     ),
     key(
         "body_scanning",
@@ -191,6 +165,11 @@ const KEYS: [Key; 19] = [
     ),
 ];
 
+/// The certificate that a setting names.
+fn id_of(value: &Value) -> Option<CertificateId> {
+    value["id"].as_str()?.parse().ok()
+}
+
 /// A week: longer than anything that names are published with.
 const MAX_TTL_SECS: u64 = 604_800;
 
@@ -229,7 +208,22 @@ fn answer(row: Option<&GatewaySettingsRow>) -> Value {
     if let Some(stored) = row.and_then(|row| row.settings.as_object()) {
         settings.extend(stored.clone());
     }
+    settings.insert(DEPRECATED_CERTIFICATE.to_owned(), custom_certificate(&settings["certificate"], row));
     configuration(Value::Object(settings), row)
+}
+
+/// What older clients call the certificate: the same choice, and never stored (contract D, 9.2).
+const DEPRECATED_CERTIFICATE: &str = "custom_certificate";
+
+fn custom_certificate(certificate: &Value, row: Option<&GatewaySettingsRow>) -> Value {
+    let chosen = id_of(certificate).filter(|id| *id != CertificateId::BUILT_IN);
+    json!({
+        "enabled": chosen.is_some(),
+        "id": chosen,
+        // It stays available for as long as it is chosen.
+        "binding_status": chosen.map(|_| "available"),
+        "updated_at": chosen.and(row).map(|row| shape::time(row.updated_at)),
+    })
 }
 
 fn defaults() -> Map<String, Value> {
@@ -240,12 +234,6 @@ async fn change(call: &Call<'_>, way: Way) -> Result<Reply, ApiError> {
     let fields = call.fields(Family::Rule)?;
     let given = given(&fields)?;
     let account = call.account;
-    if given.get("tls_decrypt").is_some_and(|switch| switch["enabled"] == true) {
-        // Before edges are told that TLS is opened, there is something to open it with.
-        inspection::authority(&call.control.0.store, account)
-            .await
-            .map_err(|error| ApiError::internal(&error))?;
-    }
     let merged = |before: Option<&Value>| -> Result<_, ApiError> {
         let mut settings = defaults();
         let before = before.and_then(Value::as_object).into_iter().flatten();
@@ -255,11 +243,19 @@ async fn change(call: &Call<'_>, way: Way) -> Result<Reply, ApiError> {
                 .filter(|(name, _)| way == Way::Merge || name.starts_with("x_"))
                 .map(|(name, value)| (name.clone(), value.clone())),
         );
-        settings.extend(given);
+        settings.extend(given.clone());
         let edge = edge_settings(account, &settings);
-        Ok((Value::Object(settings), edge))
+        let block_page = block_page::page(&settings["block_page"]);
+        Ok(GatewaySettingsContent { settings: Value::Object(settings), edge, block_page })
     };
-    let row = call.control.0.store.gateway_settings_change(&call.actor, account, merged).await?;
+    let store = &call.control.0.store;
+    if given.contains_key("tls_decrypt") || given.contains_key("certificate") {
+        // Before edges are told that TLS is opened, there is something to open it with.
+        let before = store.gateway_settings_fetch(account).await?;
+        let next = merged(before.as_ref().map(|row| &row.settings))?;
+        certificate::usable(call, &next.edge).await?;
+    }
+    let row = store.gateway_settings_change(&call.actor, account, &merged).await?;
     Ok(Reply::One(answer(Some(&row.value))))
 }
 
@@ -278,13 +274,45 @@ fn given(fields: &Fields) -> Result<Map<String, Value>, ApiError> {
         }
         given.insert(key.name.to_owned(), value);
     }
+    match settings.get(DEPRECATED_CERTIFICATE) {
+        None | Some(Value::Null) => {}
+        Some(custom) => {
+            let chosen =
+                if custom["enabled"] == true { id_of(custom) } else { Some(CertificateId::BUILT_IN) };
+            let wrong = |text: &str| {
+                let pointer = format!("/settings/{DEPRECATED_CERTIFICATE}");
+                Err(Family::Rule.invalid(&format!("{DEPRECATED_CERTIFICATE}: {text}")).at(pointer))
+            };
+            let Some(chosen) = chosen else {
+                return wrong("expected {\"enabled\": true or false, \"id\": the id of a certificate}");
+            };
+            match given.get("certificate").and_then(id_of) {
+                // Whoever sends both as they were read, and changes the newer one, means that.
+                Some(_) => {}
+                None => drop(given.insert("certificate".to_owned(), json!({ "id": chosen }))),
+            }
+        }
+    }
     Ok(given)
+}
+
+impl From<GatewaySettingsError> for ApiError {
+    fn from(error: GatewaySettingsError) -> Self {
+        match error {
+            GatewaySettingsError::Fault(fault) => fault.into(),
+            GatewaySettingsError::Certificate(_) => {
+                let message = format!("{error}: activate it first, or choose another");
+                Family::Rule.invalid(&message).at("/settings/certificate")
+            }
+        }
+    }
 }
 
 fn edge_settings(account: AccountId, settings: &Map<String, Value>) -> GatewaySettings {
     GatewaySettings {
         account,
         tls_decrypt: settings["tls_decrypt"]["enabled"] == true,
+        certificate: id_of(&settings["certificate"]).unwrap_or(CertificateId::BUILT_IN),
         inspection: if settings["inspection"]["mode"] == "static" {
             InspectionMode::Static
         } else {
@@ -299,55 +327,4 @@ fn edge_settings(account: AccountId, settings: &Map<String, Value>) -> GatewaySe
         logging: Logging { enabled: settings["activity_log"]["enabled"] != false, ..Logging::default() },
         max_ttl_secs: settings["max_ttl_secs"].as_u64().and_then(|secs| u32::try_from(secs).ok()),
     }
-}
-
-object! {
-    /// A certificate of inspection.
-    CERTIFICATE_FIELDS = built_in(certificate: &str, made: OffsetDateTime, in_use: bool) [
-        "id": Kind::Uuid => BUILT_IN,
-        "type": Kind::OneOf(&["gateway_managed", "custom"]) => "gateway_managed",
-        "binding_status": Kind::OneOf(&["available", "inactive"]) => "available",
-        "in_use": Kind::Flag => in_use,
-        "certificate": Kind::Text => certificate,
-        "fingerprint": Kind::Text => fingerprint(certificate),
-        "issuer_org": Kind::Text => "adit",
-        "issuer_raw": Kind::Text => "CN=adit inspection authority",
-        "created_at": Kind::Time => shape::time(made),
-        "updated_at": Kind::Time => shape::time(made),
-        "uploaded_on": Kind::Time => shape::time(made),
-        "expires_on": Kind::Time => shape::time(made + inspection::VALIDITY),
-    ]
-}
-
-async fn certificates(call: &Call<'_>) -> Result<Reply, ApiError> {
-    Ok(Reply::single(vec![built_in_of(call).await?]))
-}
-
-async fn certificate(call: &Call<'_>, id: &str) -> Result<Reply, ApiError> {
-    if id != BUILT_IN {
-        return Err(ApiError::new(StatusCode::NOT_FOUND, 2056, "certificate not found"));
-    }
-    Ok(Reply::One(built_in_of(call).await?))
-}
-
-async fn built_in_of(call: &Call<'_>) -> Result<Value, ApiError> {
-    let store = &call.control.0.store;
-    let authority =
-        inspection::authority(store, call.account).await.map_err(|error| ApiError::internal(&error))?;
-    let settings = store.gateway_settings_fetch(call.account).await?;
-    let in_use = settings.is_some_and(|row| row.edge.tls_decrypt);
-    Ok(built_in(&authority.certificate, authority.created_at, in_use))
-}
-
-/// SHA-256 of the certificate, in hexadecimal.
-fn fingerprint(pem: &str) -> String {
-    use std::fmt::Write;
-
-    use base64::Engine;
-    let text: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-    let der = base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default();
-    Sha256::digest(der).iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -12,9 +12,9 @@ use super::body::Family;
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
 use super::{
-    account, audit_log, batch, connectivity, device, explain, gateway, hostname_route, list, location,
-    logging, member, openapi, plan, route, rule, service_token, token, tunnel, virtual_network,
-    warp_connector, zone,
+    account, audit_log, batch, certificate, connectivity, device, explain, gateway, hostname_route, list,
+    location, logging, member, openapi, origin_root, plan, route, rule, service_token, token, tunnel,
+    virtual_network, warp_connector, zone,
 };
 use crate::permission::{Area, Level};
 
@@ -24,7 +24,7 @@ pub(super) type Outcome<'a> = Pin<Box<dyn Future<Output = Result<Reply, ApiError
 /// What a body of ids is.
 const IDS: &str = "an array of 1 to 200 ids";
 /// The rows of every resource.
-static TABLE: [&[Operation]; 22] = [
+static TABLE: [&[Operation]; 24] = [
     openapi::OPERATIONS,
     account::OPERATIONS,
     member::OPERATIONS,
@@ -43,6 +43,8 @@ static TABLE: [&[Operation]; 22] = [
     rule::OPERATIONS,
     gateway::OPERATIONS,
     location::OPERATIONS,
+    certificate::OPERATIONS,
+    origin_root::OPERATIONS,
     logging::OPERATIONS,
     plan::OPERATIONS,
     explain::OPERATIONS,

@@ -50,6 +50,8 @@ const RULE: &[Field] = &[
     Field::optional("expiration", Shape::Told(schedule::expiration_schema)),
 ];
 
+pub(super) use self::settings::form::is_url;
+
 pub(super) const OPERATIONS: &[Operation] = &[
     Operation::post("/accounts/{account}/gateway/rules", "Create a rule", |call| Box::pin(create(call)))
         .needs(Area::ZeroTrust, Level::Write)

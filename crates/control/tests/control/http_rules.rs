@@ -174,7 +174,7 @@ async fn a_tunnel_token_takes_no_addresses_from_another_tunnel() {
 }
 
 /// Every audit record, newest first.
-fn everything() -> AuditWindow {
+pub(super) fn everything() -> AuditWindow {
     AuditWindow {
         since: None,
         before: None,

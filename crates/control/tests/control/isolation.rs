@@ -20,7 +20,7 @@ const BODY: &str = r#"{
 }"#;
 
 /// Bodies on what is one's own that name another's.
-const REFERENCES: [(&str, &str, &str); 17] = [
+const REFERENCES: [(&str, &str, &str); 21] = [
     (
         "POST",
         "gateway/rules",
@@ -39,6 +39,14 @@ const REFERENCES: [(&str, &str, &str); 17] = [
     ),
     ("POST", "zerotrust/routes/hostname", r#"{"hostname": "mine.corp.internal", "tunnel_id": "{tunnel}"}"#),
     ("PATCH", "zerotrust/routes/hostname/{own_hostname_route}", r#"{"tunnel_id": "{tunnel}"}"#),
+    ("POST", "x/gateway/origin_roots", ORIGIN_ROOT),
+    ("PUT", "x/gateway/origin_roots/{own_origin_root}", ORIGIN_ROOT),
+    ("PATCH", "gateway/configuration", r#"{"settings": {"certificate": {"id": "{certificate}"}}}"#),
+    (
+        "PUT",
+        "gateway/configuration",
+        r#"{"settings": {"custom_certificate": {"enabled": true, "id": "{certificate}"}}}"#,
+    ),
     ("POST", "teamnet/routes", r#"{"network": "10.97.0.0/16", "tunnel_id": "{tunnel}"}"#),
     (
         "POST",
@@ -60,6 +68,10 @@ const REFERENCES: [(&str, &str, &str); 17] = [
     ("POST", "devices/revoke", r#"["{registration}"]"#),
     ("POST", "devices/unrevoke", r#"["{device}"]"#),
 ];
+
+/// An authority of origins that is limited to a virtual network of another's.
+const ORIGIN_ROOT: &str =
+    r#"{"name": "x", "certificate": "{authority}", "virtual_networks": ["{virtual_network}"]}"#;
 
 /// An operation of the API's document, with what its path and its query may name.
 struct Row {
@@ -142,16 +154,13 @@ fn names_foreign(path: &str) -> bool {
 }
 
 /// Parameters of paths that stand for no object.
-const OTHERS: [&str; 9] =
-    ["account", "zone", "network", "length", "ip", "resource", "role", "certificate", "dataset"];
+const OTHERS: [&str; 8] = ["account", "zone", "network", "length", "ip", "resource", "role", "dataset"];
 
 /// A path with what is the other's in the place of these.
 fn fixed(path: &str) -> String {
     let path = path.replace("{network}/{length}", "10.99.0.0/16").replace("{network}", "10.99.0.0%2F16");
     let path = path.replace("{ip}", "10.99.0.1").replace("{resource}", "logs");
     let path = path.replace("{role}", "ad17000000000000000000000000a001");
-    // Every account has the one of its own under this id.
-    let path = path.replace("{certificate}", "00000000-0000-0000-0000-000000000000");
     let path = path.replace("{dataset}", "gateway_network");
     path.replace("/devices/{id}", "/devices/{registration}")
 }
@@ -203,7 +212,7 @@ fn batch_of(method: &Method, path: &str) -> String {
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 /// What a tenant has one of.
-const KINDS: [&str; 17] = [
+const KINDS: [&str; 19] = [
     "tunnel",
     "site_tunnel",
     "connector",
@@ -213,6 +222,8 @@ const KINDS: [&str; 17] = [
     "list",
     "rule",
     "location",
+    "certificate",
+    "origin_root",
     "service_token",
     "registration",
     "device",
@@ -269,6 +280,13 @@ impl Tenant {
         let location = post("gateway/locations", location).await;
         ids.insert("location", location.text("/result/id"));
         private.push(location.text("/result/doh_subdomain"));
+        let certificate = post("gateway/certificates", json!({})).await;
+        ids.insert("certificate", certificate.text("/result/id"));
+        let root = json!({
+            "name": format!("root {name}"), "certificate": gateway::own_authority().0,
+            "virtual_networks": [ids["virtual_network"]],
+        });
+        ids.insert("origin_root", post("x/gateway/origin_roots", root).await.text("/result/id"));
         let service = post("access/service_tokens", json!({ "name": format!("service {name}") })).await;
         ids.insert("service_token", service.text("/result/id"));
         let member = json!({
@@ -373,8 +391,9 @@ async fn nothing_of_another_account_is_seen_or_used_or_told_from_what_never_was(
         }
     }
     requests.push((Method::GET, account("devices/{device}"), String::new()));
+    let authority = gateway::own_authority().0.replace('\n', "\\n");
     for (method, path, body) in REFERENCES {
-        requests.push((method.parse().unwrap(), account(path), body.into()));
+        requests.push((method.parse().unwrap(), account(path), body.replace("{authority}", &authority)));
     }
     assert!(requests.len() > 150, "only {} requests", requests.len());
     let strangers = nobodys(&other.ids);

@@ -6,6 +6,9 @@ use adit_inspect::{Action, Exchange, Gate, PageContext, Verdict};
 use adit_model::{FirstBytes, FlowFacts, Party, RequestFacts, Rule};
 use adit_policy::{HttpVerdict, PassReason, Treatment};
 use rustls::sign::CertifiedKey;
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 
 use crate::Shared;
 use crate::notices;
@@ -27,7 +30,9 @@ impl FlowGate {
 impl Gate for FlowGate {
     fn leaf(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let address = self.facts.destination.ip().to_canonical().to_string();
-        self.shared.leaves.leaf(self.facts.account, name.unwrap_or(&address))
+        let account = self.facts.account;
+        let authority = self.shared.snapshots.current().gateway_settings(account).certificate;
+        self.shared.leaves.leaf(account, authority, name.unwrap_or(&address))
     }
 
     fn verdict(&self, request: &RequestFacts<'_>) -> Verdict {
@@ -59,10 +64,18 @@ impl Gate for FlowGate {
     }
 
     fn context(&self) -> PageContext {
+        let account = self.facts.account;
         PageContext {
+            account: account.to_string(),
             source: self.facts.source.to_string(),
             device: self.facts.device.to_string(),
+            user: self.party.user.clone(),
+            time: OffsetDateTime::now_utc().format(TIME).unwrap_or_default(),
             destination: self.facts.destination,
+            page: self.shared.snapshots.current().block_page(account).cloned(),
         }
     }
 }
+
+/// As people read it, to the second.
+const TIME: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");

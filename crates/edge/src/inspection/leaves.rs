@@ -4,20 +4,22 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use adit_model::AccountId;
+use adit_model::{AccountId, CertificateId};
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 
 use crate::config::InspectionAuthorities;
 
-/// Certificates by account and name.
+/// Certificates by account, authority and name: what another authority has signed is not shown any more.
 #[derive(Debug)]
 pub(crate) struct Leaves {
     authorities: Arc<dyn InspectionAuthorities>,
     provider: Arc<CryptoProvider>,
-    kept: Mutex<HashMap<(AccountId, String), Kept>>,
+    kept: Mutex<HashMap<Key, Kept>>,
 }
+
+type Key = (AccountId, CertificateId, String);
 
 #[derive(Debug)]
 struct Kept {
@@ -40,8 +42,13 @@ impl Leaves {
     }
 
     /// The certificate for a name or an address, on behalf of an account.
-    pub(crate) fn leaf(&self, account: AccountId, name: &str) -> Option<Arc<CertifiedKey>> {
-        let key = (account, name.to_owned());
+    pub(crate) fn leaf(
+        &self,
+        account: AccountId,
+        authority: CertificateId,
+        name: &str,
+    ) -> Option<Arc<CertifiedKey>> {
+        let key = (account, authority, name.to_owned());
         let known = self
             .lock()
             .get(&key)
@@ -50,7 +57,7 @@ impl Leaves {
         if known.is_some() {
             return known;
         }
-        let identity = self.authorities.leaf(account, name)?;
+        let identity = self.authorities.leaf(account, authority, name)?;
         let leaf = identity
             .certified()
             .inspect_err(
@@ -67,7 +74,7 @@ impl Leaves {
         Some(leaf)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(AccountId, String), Kept>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use adit_edge::{Certificates, Edge, EdgeConfig, Ends, InspectionAuthorities};
 use adit_model::{
-    AccountId, Action, Change, ChangeBatch, Cidr, ConnectorId, DeviceId, DeviceKey, Filter, FlowRecord,
-    OverrideTarget, PublicHostname, Record, Refusal, Registration, RegistrationId, Route, RouteId, Rule,
-    RuleId, RuleSettings, SecretHash, Tunnel, TunnelId, VirtualNetwork, VirtualNetworkId,
+    AccountId, Action, CertificateId, Change, ChangeBatch, Cidr, ConnectorId, DeviceId, DeviceKey, Filter,
+    FlowRecord, OverrideTarget, PublicHostname, Record, Refusal, Registration, RegistrationId, Route,
+    RouteId, Rule, RuleId, RuleSettings, SecretHash, Tunnel, TunnelId, VirtualNetwork, VirtualNetworkId,
 };
 use adit_transport::tls::{self, Identity};
 use adit_transport::{http2, quic as transport_quic};
@@ -122,7 +122,7 @@ pub(crate) struct Chain {
 struct NoCertificates;
 
 impl InspectionAuthorities for NoCertificates {
-    fn leaf(&self, _account: AccountId, _name: &str) -> Option<Identity> {
+    fn leaf(&self, _account: AccountId, _authority: CertificateId, _name: &str) -> Option<Identity> {
         None
     }
 

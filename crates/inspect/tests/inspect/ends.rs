@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use adit_inspect::{Action, Exchange, Gate, PageContext, Trust, Verdict};
-use adit_model::{AccountId, Filter, RequestFacts, Rule, RuleId, RuleSettings};
+use adit_model::{AccountId, Filter, OwnPage, RequestFacts, Rule, RuleId, RuleSettings};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -21,6 +21,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::DuplexStream;
+use tokio_rustls::client::TlsStream;
 
 /// An authority of certificates.
 pub(crate) struct Authority {
@@ -64,7 +65,11 @@ static ORIGINS: LazyLock<Authority> = LazyLock::new(|| authority("origins"));
 static GATE: LazyLock<Authority> = LazyLock::new(|| authority("gate"));
 
 pub(crate) fn trust() -> Trust {
-    Trust { provider: Arc::new(aws_lc_rs::default_provider()), roots: Arc::new(ORIGINS.roots()) }
+    Trust {
+        provider: Arc::new(aws_lc_rs::default_provider()),
+        roots: Arc::new(ORIGINS.roots()),
+        added: Arc::new(RootCertStore::empty()),
+    }
 }
 
 /// An origin that speaks both versions of HTTP.
@@ -193,8 +198,11 @@ enum Sender {
 }
 
 impl Client {
-    /// Without a sender if the handshake fails.
-    pub(crate) async fn connect(stream: DuplexStream, protocols: &[&str]) -> Self {
+    /// The TLS of a connection; none if the handshake fails.
+    pub(crate) async fn handshake(
+        stream: DuplexStream,
+        protocols: &[&str],
+    ) -> Option<TlsStream<DuplexStream>> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -203,8 +211,12 @@ impl Client {
             .with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|id| id.as_bytes().to_vec()).collect();
         let name = ServerName::try_from("app.example.com").unwrap();
-        let connecting = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream);
-        let Ok(stream) = connecting.await else { return Self { sender: None } };
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()
+    }
+
+    /// Without a sender if the handshake fails.
+    pub(crate) async fn connect(stream: DuplexStream, protocols: &[&str]) -> Self {
+        let Some(stream) = Self::handshake(stream, protocols).await else { return Self { sender: None } };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let stream = TokioIo::new(stream);
         let sender = if is_http2 {
@@ -269,13 +281,22 @@ pub(crate) struct Rules {
     pub(crate) answered: Option<Verdict>,
     pub(crate) unopened: Option<&'static str>,
     pub(crate) leaf: Arc<CertifiedKey>,
+    /// The account's own page.
+    pub(crate) page: Option<Arc<OwnPage>>,
     pub(crate) records: Mutex<Vec<Recorded>>,
 }
 
 impl Default for Rules {
     fn default() -> Self {
         let leaf = GATE.leaf("app.example.com");
-        Self { paths: Vec::new(), answered: None, unopened: None, leaf, records: Mutex::default() }
+        Self {
+            paths: Vec::new(),
+            answered: None,
+            unopened: None,
+            leaf,
+            page: None,
+            records: Mutex::default(),
+        }
     }
 }
 
@@ -329,7 +350,15 @@ impl Gate for Rules {
 
     fn context(&self) -> PageContext {
         let destination: SocketAddr = "198.51.100.7:443".parse().unwrap();
-        PageContext { source: "203.0.113.9".into(), device: "laptop".into(), destination }
+        PageContext {
+            account: "0123456789abcdef0123456789abcdef".into(),
+            source: "203.0.113.9".into(),
+            device: "laptop".into(),
+            user: "jo@example.com".into(),
+            time: "2026-01-02T03:04:05Z".into(),
+            destination,
+            page: self.page.clone(),
+        }
     }
 }
 

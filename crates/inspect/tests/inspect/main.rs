@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_inspect::{Action, Report, Setup, Verdict};
-use adit_model::{FirstBytes, Redirect, UntrustedAction, UntrustedCertificate};
+use adit_model::{
+    BlockPage, CustomPage, FirstBytes, OwnPage, Redirect, UntrustedAction, UntrustedCertificate,
+};
 use bytes::Bytes;
 use ends::{Client, Origin, Rules, authority, rule};
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -23,6 +25,16 @@ struct World {
 }
 
 async fn world(origin: Origin, rules: Rules, protocols: &[&str]) -> World {
+    let (near, rules, report) = opened(origin, rules, protocols);
+    World { client: Client::connect(near, protocols).await, rules, report }
+}
+
+/// The client's end of a connection that is opened.
+fn opened(
+    origin: Origin,
+    rules: Rules,
+    protocols: &[&str],
+) -> (tokio::io::DuplexStream, Arc<Rules>, tokio::task::JoinHandle<Report>) {
     let rules = Arc::new(rules);
     let (near, inside) = tokio::io::duplex(64 << 10);
     let (outside, far) = tokio::io::duplex(64 << 10);
@@ -40,7 +52,7 @@ async fn world(origin: Origin, rules: Rules, protocols: &[&str]) -> World {
     let gate = Arc::clone(&rules);
     let report =
         tokio::spawn(async move { adit_inspect::open_tls(inside, outside, &first, setup, gate).await });
-    World { client: Client::connect(near, protocols).await, rules, report }
+    (near, rules, report)
 }
 
 #[tokio::test]
@@ -88,6 +100,72 @@ async fn a_blocked_request_gets_a_page_and_the_connection_goes_on() {
     assert!(line.ends_with("; device laptop, 203.0.113.9]\n"), "{line}");
     let other = Request::get("https://app.example.com/echo").body(Full::default()).unwrap();
     assert_eq!(world.client.send(other).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_person_sees_the_accounts_page_or_is_sent_to_the_rules_and_a_program_gets_a_line() {
+    let mut rules = Rules::default();
+    let mut to = BlockPage { target_uri: "https://block.example.com/?mine=1".into(), include_context: None };
+    rules.paths.push(("/rule", Verdict::Block(rule(|rule| rule.settings.block_page = Some(to.clone())))));
+    to.include_context = Some(true);
+    rules.paths.push(("/told", Verdict::Block(rule(|rule| rule.settings.block_page = Some(to)))));
+    rules.paths.push(("/plain", Verdict::Block(rule(|_| {}))));
+    let custom = CustomPage {
+        header_text: "Ask <IT> first".into(),
+        mailto_address: "it@example.com".into(),
+        mailto_subject: "let me in".into(),
+        ..CustomPage::default()
+    };
+    rules.page = Some(Arc::new(OwnPage::CustomizedBlockPage(Box::new(custom))));
+    let mut world = world(Origin::good(), rules, &["http/1.1"]).await;
+    let mut ask = async |path: &str, header: &str, value: &str, method: Method| {
+        let request = Request::builder().uri(format!("https://app.example.com{path}")).method(method);
+        let request = request.header(header, value).header("access-control-request-method", "GET");
+        let response = world.client.send(request.body(Full::default()).unwrap()).await.unwrap();
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        let location = response.headers().get("location").map(|to| to.to_str().unwrap().to_owned());
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, location.unwrap_or_default(), String::from_utf8(body.to_vec()).unwrap())
+    };
+    let (status, _, page) = ask("/plain", "accept", "text/html", Method::GET).await;
+    assert!(status == 403 && page.contains("Ask &lt;IT&gt; first"), "{page}");
+    assert!(
+        page.contains("mailto:it@example.com?subject=let%20me%20in") && page.contains("2026-01-02"),
+        "{page}"
+    );
+    let (status, location, _) = ask("/rule", "sec-fetch-dest", "document", Method::GET).await;
+    assert_eq!((status, location.as_str()), (302, "https://block.example.com/?mine=1"));
+    let (_, location, _) = ask("/told", "accept", "text/html", Method::GET).await;
+    let expected = "https://block.example.com/?mine=1&cf_user_email=jo%40example.com&cf_account_id=0123456789abcdef\
+                    0123456789abcdef&cf_device_id=laptop&cf_source_ip=203.0.113.9&cf_rule_id=00000000-0000-0000-0000-\
+                    000000000009&cf_policy_name=rule&cf_filter=http&cf_site_uri=https%3A%2F%2Fapp.example.com%2Ftold";
+    assert_eq!(location, expected);
+    // A script and a program are told in a line, and a preflight in nothing.
+    let (status, _, line) = ask("/told", "sec-fetch-dest", "empty", Method::GET).await;
+    assert!(status == 403 && line.contains("[blocked; "), "{line}");
+    assert_eq!(
+        ask("/told", "accept", "text/html", Method::OPTIONS).await,
+        (403, String::new(), String::new())
+    );
+}
+
+#[tokio::test]
+async fn an_account_sends_people_to_its_own_page_unless_a_rule_has_one() {
+    let mut rules = Rules::default();
+    rules.paths.push(("/plain", Verdict::Block(rule(|_| {}))));
+    let to =
+        BlockPage { target_uri: "https://help.example.com/#blocked".into(), include_context: Some(true) };
+    rules.page = Some(Arc::new(OwnPage::RedirectUri(to)));
+    let mut world = world(Origin::good(), rules, &["h2"]).await;
+    let request = Request::get("https://app.example.com/plain?secret=1").header("accept", "text/html");
+    let response = world.client.send(request.body(Full::default()).unwrap()).await.unwrap();
+    let location = response.headers()["location"].to_str().unwrap();
+    assert!(
+        location.starts_with("https://help.example.com/?cf_user_email=") && location.ends_with("#blocked")
+    );
+    assert!(!location.contains("secret"), "{location}");
+    assert_eq!((world.rules.last().status, world.rules.last().action), (302, Action::Block));
 }
 
 #[tokio::test]
@@ -220,4 +298,17 @@ async fn a_request_on_a_shared_connection_for_a_host_that_passes_unopened_is_mis
     let mut world = world(Origin::good(), rules, &["h2"]).await;
     let request = Request::get("https://private.example.com/echo").body(Full::default()).unwrap();
     assert_eq!(world.client.send(request).await.unwrap().status().as_u16(), 421);
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_told_apart_from_a_request() {
+    let (near, rules, report) = opened(Origin::good(), Rules::default(), &[]);
+    let mut stream = Client::handshake(near, &[]).await.unwrap();
+    stream.write_all(b"\x00\x01 no method\r\n\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    // However it ends.
+    let _ended = stream.read_to_end(&mut rest).await;
+    drop(stream);
+    assert!(report.await.unwrap().not_http);
+    assert!(rules.records.lock().unwrap().is_empty());
 }

@@ -183,6 +183,7 @@ fn set_inspection(row: &mut LogRecord, flow: &FlowRecord, found: &InspectionReco
     let bypass = match found.treatment {
         "bypassed" => Some("off_rule"),
         "not-http" => Some("non_http_alpn"),
+        "not-http-before" => Some("non_http_before"),
         _ => None,
     };
     row.set("InspectionBypassReason", bypass);

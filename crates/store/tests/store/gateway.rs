@@ -103,6 +103,9 @@ impl World {
                 | Change::NodeRemoved { .. }
                 | Change::LeasePut(_)
                 | Change::LeaseRemoved(_)
+                | Change::BlockPagePut(_)
+                | Change::OriginRootPut(_)
+                | Change::OriginRootRemoved { .. }
                 | Change::GatewaySettingsPut(_)
                 | Change::LocationPut(_)
                 | Change::LocationRemoved { .. }

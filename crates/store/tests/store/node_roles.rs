@@ -3,10 +3,12 @@
 use std::time::SystemTime;
 
 use adit_model::{
-    AccountId, Change, Command, ConnectionId, ConnectionOpened, ConnectorId, Dataset, NodeId, NodeKey,
-    RegistrationId, RegistrationSeen, SecretHash, TunnelId,
+    AccountId, CertificateId, Change, Command, ConnectionId, ConnectionOpened, ConnectorId, Dataset, NodeId,
+    NodeKey, RegistrationId, RegistrationSeen, SecretHash, TunnelId,
 };
-use adit_store::{Actor, FindError, NewNode, NodeCreateError, NodeDatabase, NodeRecord, RoleMade, Store};
+use adit_store::{
+    Actor, FindError, NewNode, NodeAuthority, NodeCreateError, NodeDatabase, NodeRecord, RoleMade, Store,
+};
 use sqlx::AnyPool;
 use uuid::Uuid;
 
@@ -128,13 +130,40 @@ async fn a_node_s_role_reads_no_secret_and_writes_nothing_but_its_own() {
     let there = store.records().list(log.account(), Dataset::Network, &records::all()).await.unwrap();
     assert_eq!(there.len(), 1, "once, though it was written twice");
 
+    assert!(first.inspection_key_set(two, "mine").await.is_err(), "a key in another's name");
+    for (database, node) in [(&first, one), (&second, two), (&second, two)] {
+        database.inspection_key_set(node, &format!("key of {node}")).await.unwrap();
+        let signed = NodeAuthority {
+            node,
+            account: AccountId::from_bytes([1; 16]),
+            certificate: CertificateId::BUILT_IN,
+            endorsement: format!("key of {node}"),
+            chain: "certificate".into(),
+            expires_at: time::OffsetDateTime::from_unix_timestamp(4_000_000_000).unwrap(),
+        };
+        store.node_authority_put(&Actor::system(), &signed).await.unwrap();
+        assert_eq!(database.authorities(node).await.unwrap(), [signed]);
+    }
+    assert_eq!(store.signing_nodes().await.unwrap().len(), 2);
+    assert_eq!(store.node_authorities().await.unwrap().len(), 2);
+    assert!(first.authorities(two).await.unwrap().is_empty(), "what was signed for another is not seen");
+
     sqlx::any::install_default_drivers();
     let as_node = AnyPool::connect(&place.url().replacen("postgres@", &format!("{role}@"), 1)).await.unwrap();
     let tables =
         "SELECT CAST(table_name AS TEXT) FROM information_schema.tables WHERE table_schema = 'public'";
     let pool = place.pool().await;
     let all: Vec<String> = sqlx::query_scalar(tables).fetch_all(&pool).await.unwrap();
-    let readable = ["changes", "migrations", "nodes", "node_commands", "node_connections", "node_leases"];
+    let readable = [
+        "changes",
+        "migrations",
+        "nodes",
+        "node_authorities",
+        "node_commands",
+        "node_connections",
+        "node_inspection_keys",
+        "node_leases",
+    ];
     assert!(all.len() > 20, "{all:?}");
     for table in &all {
         let read = format!("SELECT count(*) FROM {table}");
@@ -145,8 +174,8 @@ async fn a_node_s_role_reads_no_secret_and_writes_nothing_but_its_own() {
         }
         for statement in [format!("DELETE FROM {table}"), format!("INSERT INTO {table} DEFAULT VALUES")] {
             let error = sqlx::query(&statement).execute(&as_node).await.unwrap_err().to_string();
-            let own =
-                ["node_records", "records"].contains(&table.as_str()) && statement.starts_with("INSERT");
+            let own = ["node_records", "records", "node_inspection_keys"].contains(&table.as_str())
+                && statement.starts_with("INSERT");
             assert!(error.contains("permission denied") || own, "{statement}: {error}");
         }
     }
@@ -240,6 +269,8 @@ async fn a_control_plane_that_may_not_make_roles_says_what_is_to_be_run() {
         "node_connections",
         "node_records",
         "records",
+        "node_inspection_keys",
+        "node_authorities",
     ] {
         let revoke = format!("REVOKE ALL ON {table} FROM {}", node.role);
         sqlx::query(&revoke).execute(&pool).await.unwrap();

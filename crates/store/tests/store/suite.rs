@@ -17,15 +17,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use adit_model::{
-    AccountId, Change, ChangeBatch, GatewaySettings, LocationEndpoint, LocationId, LocationTtl,
-    RegistrationId, RouteId, SecretHash, TunnelId, VirtualNetworkId,
+    AccountId, CertificateId, Change, ChangeBatch, GatewaySettings, LocationEndpoint, LocationId,
+    LocationTtl, OwnPage, RegistrationId, RouteId, SecretHash, TunnelId, VirtualNetworkId,
 };
 use adit_store::{
-    Actor, AuditWindow, Bootstrap, Cascade, ConfigSource, Direction, EnrollError, Fault, HostnameFilter,
-    LocationContent, LocationEdge, LocationWriteError, NewRegistration, NewRoute, NewServiceToken, NewTunnel,
-    NewVirtualNetwork, OpenError, Overwrite, RouteEdit, RouteFilter, RouteWriteError, ServiceTokenEdit,
-    ServiceTokenRow, Store, Takeover, TunnelDeleteError, TunnelEdit, TunnelFilter, TunnelRow,
-    TunnelWriteError, VirtualNetworkDeleteError, VirtualNetworkEdit, VirtualNetworkFilter, Window,
+    Actor, AuditWindow, Bootstrap, Cascade, CertificateError, CertificateKind, ConfigSource, Direction,
+    EnrollError, GatewaySettingsContent, GatewaySettingsError, HostnameFilter, LocationContent, LocationEdge,
+    LocationWriteError, MAX_CERTIFICATES, NewCertificate, NewRegistration, NewRoute, NewServiceToken,
+    NewTunnel, NewVirtualNetwork, OpenError, Overwrite, RouteEdit, RouteFilter, RouteWriteError,
+    ServiceTokenEdit, ServiceTokenRow, Store, Takeover, TunnelDeleteError, TunnelEdit, TunnelFilter,
+    TunnelRow, TunnelWriteError, VirtualNetworkDeleteError, VirtualNetworkEdit, VirtualNetworkFilter, Window,
 };
 use proptest::prelude::*;
 
@@ -188,13 +189,21 @@ async fn the_gateways_settings_and_authority_are_kept_and_the_edges_are_told() {
     for on in [false, true] {
         let change = |before: Option<&serde_json::Value>| {
             assert_eq!(before.is_some(), on);
-            Ok::<_, Fault>((serde_json::json!({ "on": on }), edge(on)))
+            let page = on.then(|| OwnPage::CustomizedBlockPage(Box::default()));
+            let settings = serde_json::json!({ "on": on });
+            Ok::<_, GatewaySettingsError>(GatewaySettingsContent {
+                settings,
+                edge: edge(on),
+                block_page: page,
+            })
         };
         store.gateway_settings_change(&Actor::system(), ACCOUNT, change).await.unwrap();
     }
     let row = store.gateway_settings_fetch(ACCOUNT).await.unwrap().unwrap();
     assert_eq!((row.settings, row.edge), (serde_json::json!({ "on": true }), edge(true)));
-    assert!(store.state().await.unwrap().changes.contains(&Change::GatewaySettingsPut(edge(true))));
+    let told = store.state().await.unwrap().changes;
+    assert!(told.contains(&Change::GatewaySettingsPut(edge(true))));
+    assert!(told.iter().any(|change| matches!(change, Change::BlockPagePut(put) if put.page.is_some())));
 
     assert!(store.inspection_authority_fetch(ACCOUNT).await.unwrap().is_none());
     let create = async |key| {
@@ -207,6 +216,43 @@ async fn the_gateways_settings_and_authority_are_kept_and_the_edges_are_told() {
     let store = open(&place).await;
     let kept = store.inspection_authority_fetch(ACCOUNT).await.unwrap().unwrap();
     assert_eq!((kept.certificate.as_str(), kept.key.as_str()), ("certificate", "key"));
+}
+
+#[tokio::test]
+async fn an_authority_of_inspection_stays_available_for_as_long_as_settings_name_it() {
+    let Some(place) = Place::new() else { return };
+    let store = open(&place).await;
+    let actor = Actor::system();
+    let new = || NewCertificate {
+        kind: CertificateKind::Custom,
+        certificate: "certificate".into(),
+        key: Zeroizing::new("key".into()),
+    };
+    let made = store.certificate_create(&actor, ACCOUNT, new()).await.unwrap().value;
+    assert!(!made.available);
+    let choose = async |certificate| {
+        let edge = GatewaySettings { certificate, ..GatewaySettings::of(ACCOUNT) };
+        let content = GatewaySettingsContent { settings: serde_json::json!({}), edge, block_page: None };
+        let change = |_: Option<&_>| Ok::<_, GatewaySettingsError>(content);
+        store.gateway_settings_change(&actor, ACCOUNT, change).await.map(|_| ())
+    };
+    assert!(matches!(choose(made.id).await, Err(GatewaySettingsError::Certificate(id)) if id == made.id));
+    let set = async |on| store.certificate_available_set(&actor, ACCOUNT, made.id, on).await;
+    assert!(set(true).await.unwrap().value.available);
+    choose(made.id).await.unwrap();
+    assert!(matches!(set(false).await, Err(CertificateError::InUse)));
+    let delete = async || store.certificate_delete(&actor, ACCOUNT, made.id).await;
+    assert!(matches!(delete().await, Err(CertificateError::InUse)));
+    let (certificate, key) = store.certificate_key(ACCOUNT, made.id).await.unwrap();
+    assert_eq!((certificate.as_str(), key.as_str()), ("certificate", "key"));
+    choose(CertificateId::BUILT_IN).await.unwrap();
+    assert_eq!(delete().await.unwrap().id, made.id);
+    assert!(matches!(delete().await, Err(CertificateError::NotFound)));
+    for _ in 0..MAX_CERTIFICATES {
+        store.certificate_create(&actor, ACCOUNT, new()).await.unwrap();
+    }
+    let more = store.certificate_create(&actor, ACCOUNT, new()).await;
+    assert!(matches!(more, Err(CertificateError::TooMany)));
 }
 
 #[tokio::test]
@@ -584,6 +630,9 @@ impl Replayed {
                 | Change::NodeRemoved { .. }
                 | Change::LeasePut(_)
                 | Change::LeaseRemoved(_)
+                | Change::BlockPagePut(_)
+                | Change::OriginRootPut(_)
+                | Change::OriginRootRemoved { .. }
                 | Change::GatewaySettingsPut(_) => None,
             };
         }

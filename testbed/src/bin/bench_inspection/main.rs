@@ -6,7 +6,7 @@
 #![expect(clippy::print_stdout, reason = "a program whose purpose is to print what it measured")]
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use adit_testbed::chain::Chain;
@@ -46,13 +46,13 @@ async fn bench(flags: &Flags) -> Result<()> {
     let mut chain = Chain::new()?;
     let origin_ca = chain.dir().join("origin-ca.pem");
     let account_ca = chain.dir().join("account-ca.pem");
-    let (certificate, key) = certificates(&origin_ca)?;
+    let leaf = certificates(chain.dir(), &origin_ca)?;
     chain.edge_flags = ["--origin-roots", &origin_ca.display().to_string(), "--record-stdout", "false"]
         .map(str::to_owned)
         .to_vec();
     chain.start_all().await?;
     let address = SocketAddr::from((API_V4, PORT));
-    website::start_tls(&chain.world.cluster, &[address], &certificate, &key)?;
+    website::start_tls(&chain.world.cluster, &[address], &leaf)?;
     let found = chain.call(Method::GET, "gateway/certificates", None).await?;
     std::fs::write(&account_ca, found[0]["certificate"].as_str().context("a certificate")?)?;
     let laptop = &chain.world.laptop;
@@ -146,8 +146,8 @@ async fn connections(browser: &Browser, count: u32) -> Result<f64> {
     Ok(f64::from(count) / began.elapsed().as_secs_f64())
 }
 
-/// An authority, written there, and a certificate of its with the key, PEM.
-fn certificates(ca_path: &Path) -> Result<(String, String)> {
+/// An authority, written there, and the files of a certificate of its and the key.
+fn certificates(dir: &Path, ca_path: &Path) -> Result<(PathBuf, PathBuf)> {
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -155,5 +155,8 @@ fn certificates(ca_path: &Path) -> Result<(String, String)> {
     let issuer = Issuer::new(ca, ca_key);
     let key = KeyPair::generate()?;
     let certificate = CertificateParams::new([NAME.to_owned()])?.signed_by(&key, &issuer)?;
-    Ok((certificate.pem(), key.serialize_pem()))
+    let files = (dir.join("leaf.pem"), dir.join("leaf-key.pem"));
+    std::fs::write(&files.0, certificate.pem())?;
+    std::fs::write(&files.1, key.serialize_pem())?;
+    Ok(files)
 }

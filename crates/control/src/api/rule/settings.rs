@@ -4,7 +4,7 @@
 //! something. A value that says nothing (`null`, `false`, `""`, `[]`) is legal everywhere and is not kept, since old
 //! clients send every key with every rule. What is kept is kept as it was written, but for durations.
 
-mod form;
+pub(super) mod form;
 
 use adit_model::{Action, Filter, RuleSettings};
 use http::StatusCode;
@@ -318,14 +318,6 @@ pub(super) fn remarks(filter: Filter, settings: &RuleSettings) -> Vec<String> {
                 .notification_settings
                 .as_ref()
                 .is_some_and(|shown| shown.enabled == Some(true) && shown.include_context == Some(true)),
-        ),
-        (
-            "redirect.include_context",
-            settings.redirect.as_ref().is_some_and(|to| to.include_context == Some(true)),
-        ),
-        (
-            "block_page.include_context",
-            settings.block_page.as_ref().is_some_and(|to| to.include_context == Some(true)),
         ),
     ];
     let kept = without.into_iter().filter(|(_, set)| *set);

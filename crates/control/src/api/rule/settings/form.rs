@@ -221,7 +221,7 @@ fn is_host(text: &str) -> bool {
 }
 
 /// An absolute URL of `http` or `https`.
-fn is_url(text: &str) -> bool {
+pub(in crate::api) fn is_url(text: &str) -> bool {
     let uri = (text.len() <= MAX_URL).then(|| text.parse::<http::Uri>().ok()).flatten();
     uri.is_some_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
