@@ -17,6 +17,7 @@ mod connectivity;
 mod device;
 pub(crate) mod envelope;
 mod explain;
+mod fallback;
 mod gateway;
 mod ingress;
 mod list;

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use adit_model::{
-    Change, ChangeBatch, Hostname, Lease, Location, LocationId, NodeId, Registration, RegistrationId, Route,
-    RouteId, ServiceToken, ServiceTokenId, Tunnel, TunnelConfiguration, TunnelId, VirtualNetwork,
-    VirtualNetworkId,
+    Change, ChangeBatch, FallbackDomains, Hostname, Lease, Location, LocationId, NodeId, Registration,
+    RegistrationId, Route, RouteId, ServiceToken, ServiceTokenId, Tunnel, TunnelConfiguration, TunnelId,
+    VirtualNetwork, VirtualNetworkId,
 };
 
 use self::gateway::Gateway;
@@ -68,6 +68,8 @@ impl State {
         let rules = compiled.rules.values().flat_map(|rules| rules.iter());
         changes.extend(rules.map(|rule| Change::RulePut(Box::new(rule.rule.clone()))));
         changes.extend(compiled.gateway_settings.values().copied().map(Change::GatewaySettingsPut));
+        let fallbacks = compiled.fallback_domains.values();
+        changes.extend(fallbacks.map(|all| Change::FallbackDomainsPut(FallbackDomains::clone(all))));
         changes.extend(compiled.locations.values().map(|one| Change::LocationPut(Location::clone(one))));
         let tokens = compiled.service_tokens.values();
         changes.extend(tokens.map(|token| Change::ServiceTokenPut(ServiceToken::clone(token))));
@@ -100,6 +102,12 @@ impl State {
             Change::ListRemoved { id } => self.gateway.remove_list(id),
             Change::RulePut(rule) => self.gateway.put_rule(&mut self.compiled, *rule),
             Change::RuleRemoved { id } => self.gateway.remove_rule(&mut self.compiled, id),
+            Change::FallbackDomainsPut(all) if all.domains.is_empty() => {
+                self.compiled.fallback_domains.remove(&all.account);
+            }
+            Change::FallbackDomainsPut(all) => {
+                self.compiled.fallback_domains.insert(all.account, Arc::new(all));
+            }
             Change::LocationPut(location) => self.put_location(location),
             Change::LocationRemoved { id } => self.remove_location(id),
             Change::ServiceTokenPut(token) => self.put_service_token(token),

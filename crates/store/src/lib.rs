@@ -18,6 +18,7 @@ mod backup;
 mod batch;
 mod configuration;
 mod device;
+mod fallback;
 mod feed;
 mod gateway;
 mod group;

@@ -12,8 +12,8 @@ use super::body::Family;
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
 use super::{
-    account, audit_log, batch, connectivity, device, explain, gateway, list, location, logging, member,
-    openapi, plan, route, rule, service_token, token, tunnel, virtual_network, warp_connector, zone,
+    account, audit_log, batch, connectivity, device, explain, fallback, gateway, list, location, logging,
+    member, openapi, plan, route, rule, service_token, token, tunnel, virtual_network, warp_connector, zone,
 };
 use crate::permission::{Area, Level};
 
@@ -23,7 +23,7 @@ pub(super) type Outcome<'a> = Pin<Box<dyn Future<Output = Result<Reply, ApiError
 /// What a body of ids is.
 const IDS: &str = "an array of 1 to 200 ids";
 /// The rows of every resource.
-static TABLE: [&[Operation]; 21] = [
+static TABLE: [&[Operation]; 22] = [
     openapi::OPERATIONS,
     account::OPERATIONS,
     member::OPERATIONS,
@@ -45,6 +45,7 @@ static TABLE: [&[Operation]; 21] = [
     plan::OPERATIONS,
     explain::OPERATIONS,
     device::OPERATIONS,
+    fallback::OPERATIONS,
 ];
 
 /// The methods that mean something here.
@@ -191,6 +192,11 @@ impl Operation {
     /// Its body is an object with these fields.
     pub(super) const fn body(self, family: Family, fields: &'static [Field]) -> Self {
         Self { body: Some((family, Shape::Object(fields))), ..self }
+    }
+
+    /// Its body is an array of this shape, which its handler reads.
+    pub(super) const fn items(self, family: Family, shape: Shape) -> Self {
+        Self { body: Some((family, shape)), ..self }
     }
 
     /// Its body is an array of ids, which its handler reads.

@@ -102,6 +102,7 @@ impl World {
                 | Change::LeasePut(_)
                 | Change::LeaseRemoved(_)
                 | Change::GatewaySettingsPut(_)
+                | Change::FallbackDomainsPut(_)
                 | Change::LocationPut(_)
                 | Change::LocationRemoved { .. }
                 | Change::ServiceTokenPut(_)

@@ -118,7 +118,9 @@ async fn accounts_from_before_there_were_locations_get_one_and_nodes_learn_of_th
     store.close().await;
     drop(store);
     let pool = place.pool().await;
-    for undo in ["DROP TABLE locations", "DELETE FROM migrations WHERE number >= 13"] {
+    for undo in
+        ["DROP TABLE locations", "DROP TABLE fallback_domains", "DELETE FROM migrations WHERE number >= 13"]
+    {
         sqlx::query(undo).execute(&pool).await.unwrap();
     }
     pool.close().await;
@@ -581,6 +583,7 @@ impl Replayed {
                 | Change::NodeRemoved { .. }
                 | Change::LeasePut(_)
                 | Change::LeaseRemoved(_)
+                | Change::FallbackDomainsPut(_)
                 | Change::GatewaySettingsPut(_) => None,
             };
         }
