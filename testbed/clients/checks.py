@@ -544,6 +544,18 @@ def every_action_is_accepted_or_refused_by_its_filter():
 
 
 @check("locations")
+def fallback_domains_come_back_as_they_were_written():
+    fallbacks = client().zero_trust.devices.policies.default.fallback_domains
+    sent = [{"suffix": "corp.example", "description": "py", "dns_server": ["192.0.2.53"]}, {"suffix": "lan"}]
+    fallbacks.update(account_id=ACCOUNT, domains=sent)
+    rows = list(fallbacks.get(account_id=ACCOUNT))
+    equal([(row.suffix, row.description, row.dns_server) for row in rows],
+          [("corp.example", "py", ["192.0.2.53"]), ("lan", None, None)])
+    fallbacks.update(account_id=ACCOUNT, domains=[])
+    equal(list(fallbacks.get(account_id=ACCOUNT)), [])
+
+
+@check("locations")
 def a_location_comes_back_as_it_was_written():
     locations = client().zero_trust.gateway.locations
     (default,) = [row for row in locations.list(account_id=ACCOUNT) if row.client_default]

@@ -2,7 +2,7 @@
 //!
 //! Queries come as flows to [`RESOLVER_V4`] and [`RESOLVER_V6`] ([`crate::capture`] hands them over); each is carried to the
 //! edge on one long-lived stream ([`line`]). Some names are not the edge's to answer: the edges' own, without which it could
-//! not be found, and those below the fallback domains that the operator names. They go to the resolvers that the system had
+//! not be found, and those below the fallback domains that the device's operator or its account names. They go to the resolvers that the system had
 //! before ([`outside`]), past every rule. [`system`] points the system here, and back.
 //!
 //! What always holds: a name that is not a fallback's is asked of the edge or not at all, so that no rule is passed by where
@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::str::FromStr;
 
-use adit_model::Cidr;
+use adit_model::{Cidr, DomainSuffix, FallbackDomain};
 use adit_wire::dns::hickory_proto::op::{Message, ResponseCode};
 use adit_wire::dns::{
     self, ExtendedError, MAX_MESSAGE_BYTES, NotResolvable, PORT, RESOLVER_V4, RESOLVER_V6, datagram_limit,
@@ -59,10 +59,9 @@ impl FromStr for SystemDns {
 /// A domain whose names are resolved outside of the edge and its rules (Gateway semantics, 4.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fallback {
-    /// In lower case, without dots at its ends.
-    suffix: String,
+    suffix: DomainSuffix,
     /// Who is asked; the system's former resolvers if nobody is named.
-    resolver: Option<SocketAddr>,
+    resolvers: Vec<SocketAddr>,
 }
 
 /// A text is no [`Fallback`].
@@ -82,24 +81,17 @@ impl FromStr for Fallback {
     /// `SUFFIX` or `SUFFIX=RESOLVER`, which is an address with or without a port.
     fn from_str(text: &str) -> Result<Self, FallbackError> {
         let (suffix, resolver) = text.split_once('=').map_or((text, None), |(suffix, at)| (suffix, Some(at)));
-        let name = suffix.trim_matches('.').to_ascii_lowercase();
-        let label = |label: &str| {
-            let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-            (1..=63).contains(&label.len()) && label.bytes().all(good)
-        };
-        if name.len() > 253 || !name.split('.').all(label) {
-            return Err(FallbackError::Suffix(suffix.to_owned()));
-        }
+        let name = suffix.parse().map_err(|_| FallbackError::Suffix(suffix.to_owned()))?;
         let resolver =
             resolver.map(|text| dns::resolver(text).ok_or_else(|| FallbackError::Resolver(text.to_owned())));
-        Ok(Self { suffix: name, resolver: resolver.transpose()? })
+        Ok(Self { suffix: name, resolvers: resolver.transpose()?.into_iter().collect() })
     }
 }
 
-impl Fallback {
-    fn holds(&self, name: &str) -> bool {
-        let before = name.strip_suffix(self.suffix.as_str());
-        before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+impl std::convert::From<FallbackDomain> for Fallback {
+    fn from(domain: FallbackDomain) -> Self {
+        let resolvers = domain.servers.into_iter().map(|address| SocketAddr::new(address, PORT)).collect();
+        Self { suffix: domain.suffix, resolvers }
     }
 }
 
@@ -121,7 +113,10 @@ pub(crate) fn networks() -> Vec<Cidr> {
 /// What answers on the device.
 pub(crate) struct Names<C> {
     line: Line<C>,
+    /// Those of the device's operator.
     fallbacks: Vec<Fallback>,
+    /// Those of its account.
+    told: Rc<RefCell<Vec<Fallback>>>,
     /// The edges by their names.
     edges: Box<dyn Fn() -> Vec<String>>,
     /// The resolvers that the system had.
@@ -138,11 +133,11 @@ pub(crate) enum From {
 impl<C: Carrier + Clone> Names<C> {
     pub(crate) fn new(
         carrier: watch::Receiver<Option<C>>,
-        fallbacks: Vec<Fallback>,
+        (fallbacks, told): (Vec<Fallback>, Rc<RefCell<Vec<Fallback>>>),
         edges: Box<dyn Fn() -> Vec<String>>,
         former: Rc<RefCell<Vec<SocketAddr>>>,
     ) -> Self {
-        Self { line: Line::new(carrier), fallbacks, edges, former }
+        Self { line: Line::new(carrier), fallbacks, told, edges, former }
     }
 
     /// Answers one query. `None` for what is no query.
@@ -169,12 +164,20 @@ impl<C: Carrier + Clone> Names<C> {
 
     /// Who is asked for a name that is not the edge's to answer.
     fn outside(&self, name: &str) -> Option<Vec<SocketAddr>> {
-        let found = self.fallbacks.iter().filter(|fallback| fallback.holds(name));
-        if let Some(closest) = found.max_by_key(|fallback| fallback.suffix.len()) {
-            return Some(closest.resolver.map_or_else(|| self.former.borrow().clone(), |one| vec![one]));
+        let former = || self.former.borrow().clone();
+        let told = self.told.borrow();
+        if let Some(closest) = closest(&told, &self.fallbacks, name) {
+            let named = !closest.resolvers.is_empty();
+            return Some(if named { closest.resolvers.clone() } else { former() });
         }
-        (self.edges)().iter().any(|edge| edge == name).then(|| self.former.borrow().clone())
+        (self.edges)().iter().any(|edge| edge == name).then(former)
     }
+}
+
+/// The fallback with the longest suffix that holds a name; of two with the same one, that of the device's operator.
+fn closest<'f>(of_account: &'f [Fallback], of_operator: &'f [Fallback], name: &str) -> Option<&'f Fallback> {
+    let found = of_account.iter().chain(of_operator).filter(|fallback| fallback.suffix.holds(name));
+    found.max_by_key(|fallback| fallback.suffix.as_str().len())
 }
 
 /// An answer that is longer than a datagram may be goes without its records, so that it is asked for again on a stream.
@@ -194,17 +197,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fallback_holds_its_name_and_what_is_below_it() {
+    fn the_closest_fallback_is_taken_and_of_two_the_devices_own() {
+        let fallbacks =
+            |texts: &[&str]| -> Vec<Fallback> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let told = fallbacks(&["corp.example=192.0.2.1", "lan=192.0.2.2"]);
+        let own = fallbacks(&["dev.corp.example=192.0.2.3", "lan=192.0.2.4"]);
+        let asked = |name: &str| closest(&told, &own, name).map(|one| one.resolvers[0].to_string());
+        assert_eq!(asked("a.corp.example").as_deref(), Some("192.0.2.1:53"));
+        assert_eq!(asked("a.dev.corp.example").as_deref(), Some("192.0.2.3:53"));
+        assert_eq!(asked("printer.lan").as_deref(), Some("192.0.2.4:53"));
+        assert_eq!(asked("acorp.example"), None);
+    }
+
+    #[test]
+    fn a_fallback_is_a_domain_and_perhaps_a_resolver() {
         let fallback: Fallback = ".Corp.Example.=192.0.2.53".parse().unwrap();
-        assert_eq!(fallback.resolver, Some("192.0.2.53:53".parse().unwrap()));
-        for inside in ["corp.example", "a.corp.example", "a.b.corp.example"] {
-            assert!(fallback.holds(inside), "{inside}");
-        }
-        for outside in ["acorp.example", "example", "corp.example.org", ""] {
-            assert!(!fallback.holds(outside), "{outside}");
-        }
+        assert_eq!(fallback.resolvers, ["192.0.2.53:53".parse().unwrap()]);
         let v6: Fallback = "local=[2001:db8::53]:5353".parse().unwrap();
-        assert_eq!(v6.resolver, Some("[2001:db8::53]:5353".parse().unwrap()));
+        assert_eq!(v6.resolvers, ["[2001:db8::53]:5353".parse().unwrap()]);
         for wrong in ["", ".", "a..b", "a b", "a=", "a=b"] {
             assert!(wrong.parse::<Fallback>().is_err(), "{wrong:?}");
         }

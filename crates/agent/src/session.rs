@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_model::Cidr;
+use adit_model::{Cidr, FallbackDomain};
 use adit_wire::device::{Block, DeviceState, Event};
 use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
@@ -186,6 +186,7 @@ impl Session {
             Report::Event(Event::Networks { networks }) => {
                 captured.set_networks(networks, &self.status).await;
             }
+            Report::Event(Event::FallbackDomains { domains }) => captured.set_fallbacks(domains),
             Report::Event(Event::Revoked) => {
                 self.fail(&"the edge has revoked this device's registration");
                 return Some(Followed::End(SessionEnd::Revoked));
@@ -306,6 +307,8 @@ struct Captured {
     carrier: CarrierSlot<Rc<Choice>>,
     open: Option<Open>,
     networks: Vec<Cidr>,
+    /// The account's domains whose names are not asked of the edge.
+    fallbacks: Rc<RefCell<Vec<Fallback>>>,
     /// Every address of the edge since the session began: an open flow may still use an older one.
     excluded: BTreeSet<IpAddr>,
 }
@@ -335,11 +338,13 @@ struct Closing {
 
 impl Captured {
     fn new(carrier: CarrierSlot<Rc<Choice>>) -> Self {
-        Self { carrier, open: None, networks: Vec::new(), excluded: BTreeSet::new() }
+        let (networks, fallbacks) = (Vec::new(), Rc::default());
+        Self { carrier, open: None, networks, fallbacks, excluded: BTreeSet::new() }
     }
 
     /// Makes what is missing, and routes the device's networks.
     async fn start(&mut self, session: &Session, state: &DeviceState) -> Result<(), CaptureError> {
+        self.set_fallbacks(state.fallback_domains.clone());
         if self.open.as_ref().is_some_and(|open| open.addresses != state.addresses) {
             self.close().await;
         }
@@ -352,7 +357,7 @@ impl Captured {
             let (former, edges) = (Rc::new(RefCell::new(names::system::former())), Rc::clone(&session.edges));
             let names = Names::new(
                 self.carrier.subscribe(),
-                session.fallbacks.clone(),
+                (session.fallbacks.clone(), Rc::clone(&self.fallbacks)),
                 Box::new(move || edges.names()),
                 Rc::clone(&former),
             );
@@ -387,6 +392,10 @@ impl Captured {
             open.pointed = names::system::point(interface, &session.state, &open.former);
         }
         Ok(())
+    }
+
+    fn set_fallbacks(&self, domains: Vec<FallbackDomain>) {
+        self.fallbacks.replace(domains.into_iter().map(Fallback::from).collect());
     }
 
     async fn set_networks(&mut self, networks: Vec<Cidr>, status: &watch::Sender<Status>) {

@@ -19,6 +19,7 @@ mod connectivity;
 mod device;
 pub(crate) mod envelope;
 mod explain;
+mod fallback;
 mod gateway;
 mod hostname_route;
 mod ingress;

@@ -153,7 +153,7 @@ impl Device {
     /// Writes the device's state, then what changes, until the device listens no more or the session is cut.
     async fn tell<W: WriteChunk>(&self, writer: &mut W) {
         let mut changed = self.shared.snapshots.watch();
-        let (mut networks, mut edges) = (self.networks(), self.edges());
+        let (mut networks, mut edges, mut fallbacks) = (self.networks(), self.edges(), self.fallbacks());
         let state = DeviceState {
             registration_id: self.registration.id,
             device_id: self.registration.device,
@@ -161,6 +161,7 @@ impl Device {
             addresses: Vec::new(),
             networks: networks.clone(),
             edges: edges.clone(),
+            fallback_domains: fallbacks.clone(),
         };
         let (mut event, mut pending) = (Event::State(state), false);
         let mut blocks = self.session.blocks();
@@ -184,12 +185,16 @@ impl Device {
                     return;
                 }
                 changed = changes(&mut changed, std::mem::take(&mut pending)) => {
-                    let now = (self.networks(), self.edges());
+                    let now = (self.networks(), self.edges(), self.fallbacks());
                     if changed.is_ok() && now.1 != edges {
-                        // Networks that have changed with them are told with the next look.
+                        // What else has changed with them is told with the next look.
                         edges.clone_from(&now.1);
-                        pending = now.0 != networks;
+                        pending = now.0 != networks || now.2 != fallbacks;
                         Event::Edges { edges: now.1 }
+                    } else if changed.is_ok() && now.2 != fallbacks {
+                        fallbacks.clone_from(&now.2);
+                        pending = now.0 != networks;
+                        Event::FallbackDomains { domains: now.2 }
                     } else if changed.is_ok() && now.0 != networks {
                         networks.clone_from(&now.0);
                         Event::Networks { networks: now.0 }
@@ -209,6 +214,10 @@ impl Device {
         let mut nodes: Vec<_> = snapshot.nodes().filter(|node| !node.devices.is_empty()).collect();
         nodes.sort_by_key(|node| (!self.shared.peers.is_own(node.id), node.id));
         nodes.into_iter().map(|node| node.devices.clone()).take(MAX_EDGES_TOLD).collect()
+    }
+
+    fn fallbacks(&self) -> Vec<adit_model::FallbackDomain> {
+        self.shared.snapshots.current().fallback_domains(self.registration.account).to_vec()
     }
 
     fn networks(&self) -> Vec<adit_model::Cidr> {

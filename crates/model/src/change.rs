@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::address::Cidr;
+use crate::fallback::FallbackDomains;
 use crate::gateway::{AccountBlockPage, GatewaySettings, OriginRoot};
 use crate::hostname::{HostnamePattern, PublicHostname};
 use crate::id::{
@@ -221,6 +222,8 @@ pub enum Change {
         /// Which.
         id: RuleId,
     },
+    /// An account has other fallback domains, all of which are here.
+    FallbackDomainsPut(FallbackDomains),
     /// A DNS location is new or has other content.
     LocationPut(Location),
     /// A DNS location is gone.

@@ -9,6 +9,7 @@ mod change;
 mod dns;
 mod duration;
 mod explain;
+mod fallback;
 mod flow;
 mod gateway;
 mod hostname;
@@ -32,6 +33,7 @@ pub use explain::{
     ExplainFor, ExplainQuestion, ExplainStep, Explained, ExplainedFinding, ExplainedRule,
     MAX_SERVER_NAME_BYTES, NOT_DIALLED,
 };
+pub use fallback::{DomainSuffix, FallbackDomain, FallbackDomains, NoDomain};
 pub use flow::{FirstBytes, FlowFacts, Named, Protocol, Refusal, UnknownProtocol, UnknownRefusal};
 pub use gateway::{
     AccountBlockPage, Blocks, CustomPage, GatewaySettings, InspectionMode, Logging, NonHttpTls, OriginRoot,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_model::{
-    AccountId, Cidr, DeviceId, DeviceKey, Filter, GatewaySettings, Hostname, HostnamePattern, HostnameRoute,
+    AccountId, Cidr, DeviceId, DeviceKey, FallbackDomain, FallbackDomains, Filter, GatewaySettings, Hostname, HostnamePattern, HostnameRoute,
     ListId, Location, LocationId, Node, NodeId, NodeKey, OriginRoot, OwnPage, PublicHostname, Registration,
     RegistrationId, Route, RuleId, RuleName, SecretHash, ServiceToken, ServiceTokenId, Tunnel,
     TunnelConfiguration, TunnelId, VirtualNetworkId, never_dialled,
@@ -36,6 +36,7 @@ pub struct Snapshot {
     pub(crate) rules: SharedMap<(AccountId, Filter), Arc<Vec<Arc<CompiledRule>>>>,
     pub(crate) lists: SharedMap<adit_expr::ListId, Arc<CompiledList>>,
     pub(crate) gateway_settings: SharedMap<AccountId, GatewaySettings>,
+    pub(crate) fallback_domains: SharedMap<AccountId, Arc<FallbackDomains>>,
     pub(crate) locations: SharedMap<LocationId, Arc<Location>>,
     pub(crate) subdomains: SharedMap<String, LocationId>,
     pub(crate) service_tokens: SharedMap<ServiceTokenId, Arc<ServiceToken>>,
@@ -220,6 +221,11 @@ impl Snapshot {
     /// The list, ready to be asked.
     pub fn list(&self, id: ListId) -> Option<&Arc<CompiledList>> {
         self.lists.get(&crate::rule::list_id(id))
+    }
+
+    /// The domains whose names an account's devices ask of somebody else.
+    pub fn fallback_domains(&self, account: AccountId) -> &[FallbackDomain] {
+        self.fallback_domains.get(&account).map(|all| all.domains.as_slice()).unwrap_or_default()
     }
 
     /// The DNS location.

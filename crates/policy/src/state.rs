@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use adit_model::{
-    AccountBlockPage, AccountId, Change, ChangeBatch, Hostname, HostnameRoute, Lease, Location, LocationId,
+    AccountBlockPage, AccountId, Change, ChangeBatch, FallbackDomains, Hostname, HostnameRoute, Lease, Location, LocationId,
     NodeId, OriginRoot, OriginRootId, OwnPage, Registration, RegistrationId, Route, RouteId, ServiceToken,
     ServiceTokenId, Tunnel, TunnelConfiguration, TunnelId, VirtualNetwork, VirtualNetworkId,
 };
@@ -74,6 +74,8 @@ impl State {
         let rules = compiled.rules.values().flat_map(|rules| rules.iter());
         changes.extend(rules.map(|rule| Change::RulePut(Box::new(rule.rule.clone()))));
         changes.extend(compiled.gateway_settings.values().copied().map(Change::GatewaySettingsPut));
+        let fallbacks = compiled.fallback_domains.values();
+        changes.extend(fallbacks.map(|all| Change::FallbackDomainsPut(FallbackDomains::clone(all))));
         changes.extend(compiled.locations.values().map(|one| Change::LocationPut(Location::clone(one))));
         let tokens = compiled.service_tokens.values();
         changes.extend(tokens.map(|token| Change::ServiceTokenPut(ServiceToken::clone(token))));
@@ -115,6 +117,12 @@ impl State {
             Change::ListRemoved { id } => self.gateway.remove_list(id),
             Change::RulePut(rule) => self.gateway.put_rule(&mut self.compiled, *rule),
             Change::RuleRemoved { id } => self.gateway.remove_rule(&mut self.compiled, id),
+            Change::FallbackDomainsPut(all) if all.domains.is_empty() => {
+                self.compiled.fallback_domains.remove(&all.account);
+            }
+            Change::FallbackDomainsPut(all) => {
+                self.compiled.fallback_domains.insert(all.account, Arc::new(all));
+            }
             Change::LocationPut(location) => self.put_location(location),
             Change::LocationRemoved { id } => self.remove_location(id),
             Change::ServiceTokenPut(token) => self.put_service_token(token),

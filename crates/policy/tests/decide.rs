@@ -5,10 +5,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use adit_model::{
-    AccountId, Action, Change, ChangeBatch, Cidr, DeviceId, DeviceKey, Filter, FlowFacts, Hostname, List,
-    ListId, ListKind, Location, LocationEndpoint, LocationId, LocationTtl, Protocol, Refusal, Registration,
-    RegistrationId, Route, RouteId, Rule, RuleId, RuleSettings, SecretHash, ServiceToken, ServiceTokenId,
-    Tunnel, TunnelConfiguration, TunnelId, VirtualNetwork, VirtualNetworkId,
+    AccountId, Action, Change, ChangeBatch, Cidr, DeviceId, DeviceKey, FallbackDomain, FallbackDomains,
+    Filter, FlowFacts, Hostname, List, ListId, ListKind, Location, LocationEndpoint, LocationId, LocationTtl,
+    Protocol, Refusal, Registration, RegistrationId, Route, RouteId, Rule, RuleId, RuleSettings, SecretHash,
+    ServiceToken, ServiceTokenId, Tunnel, TunnelConfiguration, TunnelId, VirtualNetwork, VirtualNetworkId,
 };
 use adit_policy::{Decision, Known, State, TunnelRefusal};
 use proptest::prelude::*;
@@ -208,6 +208,12 @@ fn location(id: u128, subdomain: &str) -> Change {
     })
 }
 
+fn fallbacks(account: AccountId, suffixes: &[&str]) -> Change {
+    let domain = |suffix: &&str| FallbackDomain { suffix: suffix.parse().unwrap(), servers: Vec::new() };
+    let domains = suffixes.iter().map(domain).collect();
+    Change::FallbackDomainsPut(FallbackDomains { account, domains })
+}
+
 fn service_token(secret: &[u8]) -> Change {
     Change::ServiceTokenPut(ServiceToken {
         id: ServiceTokenId::from_uuid(Uuid::from_u128(1)),
@@ -292,11 +298,16 @@ fn a_state_is_what_its_batch_makes_of_an_empty_one() {
         location(2, "two"),
         Change::LocationRemoved { id: LocationId::from_uuid(Uuid::from_u128(2)) },
         service_token(b"secret"),
+        fallbacks(ACCOUNT, &["lan", "corp.example"]),
+        fallbacks(OTHER_ACCOUNT, &["lan"]),
+        fallbacks(OTHER_ACCOUNT, &[]),
     ]);
     let mut after = State::default();
     after.apply(before.to_batch());
     assert_eq!(after.snapshot().number(), 2);
     assert_eq!(texts(&after), texts(&before));
+    let told = [ACCOUNT, OTHER_ACCOUNT].map(|account| after.snapshot().fallback_domains(account).len());
+    assert_eq!(told, [2, 0]);
     for destination in ["198.51.100.7:443", "198.51.100.8:443", "[2001:db8::1]:443", "203.0.113.1:443"] {
         assert_eq!(decide(&mut after, destination), decide(&mut before, destination), "{destination}");
     }

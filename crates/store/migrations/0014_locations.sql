@@ -17,3 +17,12 @@ CREATE UNIQUE INDEX locations_by_subdomain ON locations (doh_subdomain);
 CREATE UNIQUE INDEX locations_by_name ON locations (account_id, name);
 CREATE UNIQUE INDEX locations_default ON locations (account_id) WHERE client_default = 1;
 CREATE INDEX locations_in_order ON locations (account_id, created_at, id);
+
+-- Domains whose names devices ask of somebody else than the edge: a JSON text as the API answers it, and what edges need of
+-- it. An account that has set none has no row.
+CREATE TABLE fallback_domains (
+    account_id TEXT PRIMARY KEY REFERENCES accounts (id),
+    domains TEXT NOT NULL,
+    edge TEXT NOT NULL,
+    updated_at BIGINT NOT NULL
+);

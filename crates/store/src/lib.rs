@@ -19,6 +19,7 @@ mod batch;
 mod certificate;
 mod configuration;
 mod device;
+mod fallback;
 mod feed;
 mod gateway;
 mod group;

@@ -5,6 +5,7 @@ use adit_model::{Change, ChangeBatch};
 use crate::Store;
 use crate::configuration::configuration_changes;
 use crate::device::registration_changes;
+use crate::fallback::fallback_changes;
 use crate::gateway::gateway_changes;
 use crate::hostname::hostname_changes;
 use crate::hostname_route::hostname_route_changes;
@@ -43,6 +44,7 @@ impl Store {
         changes.extend(list_changes(reader.sql()).await?);
         changes.extend(rule_changes(reader.sql()).await?);
         changes.extend(gateway_changes(reader.sql()).await?);
+        changes.extend(fallback_changes(reader.sql()).await?);
         changes.extend(location_changes(reader.sql()).await?);
         changes.extend(service_token_changes(reader.sql()).await?);
         changes.extend(origin_root_changes(reader.sql()).await?);

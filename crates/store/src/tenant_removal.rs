@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use adit_model::{AccountId, Change, GatewaySettings};
+use adit_model::{AccountId, Change, FallbackDomains, GatewaySettings};
 
 use crate::row::Fault;
 use crate::tenant::account_row;
@@ -31,7 +31,7 @@ const BY_ACCOUNT: &str = "account_id = $1";
 const LIVE: &str = " AND deleted_at IS NULL";
 
 /// All that belongs to an account. What refers to another stands before it.
-const OWNED: [Owned; 21] = [
+const OWNED: [Owned; 22] = [
     Owned {
         table: "rule_lists",
         of_account: "rule_id IN (SELECT id FROM rules WHERE account_id = $1)",
@@ -128,6 +128,15 @@ const OWNED: [Owned; 21] = [
     },
     Owned { table: "node_authorities", of_account: BY_ACCOUNT, counted: None, change: None },
     Owned { table: "inspection_certificates", of_account: BY_ACCOUNT, counted: None, change: None },
+    Owned {
+        table: "fallback_domains",
+        of_account: BY_ACCOUNT,
+        counted: None,
+        change: Some(("account_id", |id| {
+            let none = FallbackDomains { account: id.parse().ok()?, domains: Vec::new() };
+            Some(Change::FallbackDomainsPut(none))
+        })),
+    },
     Owned { table: "inspection_authorities", of_account: BY_ACCOUNT, counted: None, change: None },
     Owned { table: "api_tokens", of_account: BY_ACCOUNT, counted: None, change: None },
 ];

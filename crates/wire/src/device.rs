@@ -21,7 +21,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use adit_model::{Cidr, DeviceId, Filter, Protocol, Refusal, RegistrationId, RuleId};
+use adit_model::{Cidr, DeviceId, FallbackDomain, Filter, Protocol, Refusal, RegistrationId, RuleId};
 use serde::{Deserialize, Serialize};
 
 /// The protocol's name in TLS (RFC 7301).
@@ -113,6 +113,11 @@ pub enum Event {
     },
     /// A rule blocked something that the device asked for, and says that it is to be shown (Gateway semantics, 5.2).
     Blocked(Block),
+    /// The domains whose names are not asked of the edge, all of them, after a change.
+    FallbackDomains {
+        /// As in [`DeviceState::fallback_domains`].
+        domains: Vec<FallbackDomain>,
+    },
     /// The registration was revoked: nothing more is carried.
     Revoked,
     /// A newer process uses the same device key: this one must stop (design, section 4).
@@ -162,6 +167,9 @@ pub struct DeviceState {
     /// there is one edge only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub edges: Vec<String>,
+    /// The domains whose names the device asks of somebody else than the edge.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallback_domains: Vec<FallbackDomain>,
 }
 
 impl Event {
@@ -182,8 +190,10 @@ impl Event {
             return Err(EventError::TooLong);
         }
         let kind: Kind<'_> = serde_json::from_slice(line).map_err(EventError::Malformed)?;
-        let known = ["state", "networks", "edges", "blocked", "revoked", "superseded", "draining", "ping"]
-            .contains(&kind.kind.as_ref());
+        let known = [
+            "state", "networks", "edges", "blocked", "fallback_domains", "revoked", "superseded", "draining", "ping",
+        ]
+        .contains(&kind.kind.as_ref());
         if known { serde_json::from_slice(line).map(Some).map_err(EventError::Malformed) } else { Ok(None) }
     }
 }

@@ -266,6 +266,48 @@ async fn the_systems_resolvers_come_back_and_answer_only_what_is_left_to_them() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_accounts_fallback_domains_are_asked_past_the_edge_and_its_rules() {
+    let mut chain = Chain::new().unwrap();
+    let outside = NameServer::start(&chain.world.edge, &[PUBLIC], public_zone()).unwrap();
+    let lan: SocketAddr = "192.0.2.2:53".parse().unwrap();
+    let zone = vec![("printer.corp.example", RData::from(Ipv4Addr::new(192, 0, 2, 77)))];
+    let local = NameServer::start(&chain.world.laptop, &[lan], zone).unwrap();
+    chain.edge_flags = vec!["--dns-upstream".into(), PUBLIC.to_string()];
+    chain.start_edge().await.unwrap();
+    chain.start_agent().await.unwrap();
+    chain.enroll().await.unwrap();
+    let path = "devices/policy/fallback_domains";
+    let put = async |domains: Value| {
+        let call = chain.call(Method::PUT, path, Some(&domains)).await.unwrap();
+        assert_eq!(call.as_array().unwrap().len(), domains.as_array().unwrap().len(), "{call}");
+    };
+    let everything = json!({
+        "name": "nothing", "action": "block", "filters": ["dns"], "enabled": true,
+        "traffic": "any(dns.domains[*] == \"corp.example\")",
+    });
+    chain.call(Method::POST, "gateway/rules", Some(&everything)).await.unwrap();
+    let laptop = &chain.world.laptop;
+    let answered =
+        async || addresses(&ask(laptop, RESOLVER, "printer.corp.example", RecordType::A).await.unwrap());
+    soon("blocked", async || answered().await == [Ipv4Addr::UNSPECIFIED]).await;
+    assert!(local.asked().is_empty());
+    // A connected agent is told, and one that connects later too.
+    put(json!([{ "suffix": "corp.example", "dns_server": [lan.ip()] }])).await;
+    soon("asked past the edge", async || answered().await == [Ipv4Addr::new(192, 0, 2, 77)]).await;
+    chain.agent.as_mut().unwrap().stop().await.unwrap();
+    chain.start_agent().await.unwrap();
+    let laptop = &chain.world.laptop;
+    let answered = async || {
+        let answer = ask(laptop, RESOLVER, "printer.corp.example", RecordType::A).await;
+        answer.map(|answer| addresses(&answer)).unwrap_or_default()
+    };
+    soon("asked past the edge again", async || answered().await == [Ipv4Addr::new(192, 0, 2, 77)]).await;
+    assert!(!outside.asked().iter().any(|asked| asked.contains("corp.example")), "{:?}", outside.asked());
+    chain.call(Method::PUT, path, Some(&json!([]))).await.unwrap();
+    soon("blocked again", async || answered().await == [Ipv4Addr::UNSPECIFIED]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_is_told_not_to_leaves_the_systems_resolvers_alone() {
     let mut chain = Chain::new().unwrap();
     let _outside = NameServer::start(&chain.world.edge, &[PUBLIC], public_zone()).unwrap();

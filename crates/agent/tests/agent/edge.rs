@@ -210,6 +210,7 @@ async fn events(respond: &mut SendResponse<Bytes>, state: &State) {
         addresses: Vec::new(),
         networks: state.networks.borrow().clone(),
         edges: Vec::new(),
+        fallback_domains: Vec::new(),
     });
     stream.send_data(first.to_line().into(), false).unwrap();
     loop {

@@ -494,7 +494,7 @@ fn product(kind: &str) -> &'static str {
         "tunnel" | "hostname" | "route" | "virtual_network" | "hostname_route" => "tunnel",
         "list" | "rule" | "location" => "gateway",
         "service_token" => "access",
-        "device" | "registration" => "devices",
+        "device" | "registration" | "fallback_domains" => "devices",
         _ => "account",
     }
 }

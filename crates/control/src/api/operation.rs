@@ -12,7 +12,7 @@ use super::body::Family;
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
 use super::{
-    account, audit_log, batch, certificate, connectivity, device, explain, gateway, hostname_route, list,
+    account, audit_log, batch, certificate, connectivity, device, explain, fallback, gateway, hostname_route, list,
     location, logging, member, openapi, origin_root, plan, route, rule, service_token, token, tunnel,
     virtual_network, warp_connector, zone,
 };
@@ -24,7 +24,7 @@ pub(super) type Outcome<'a> = Pin<Box<dyn Future<Output = Result<Reply, ApiError
 /// What a body of ids is.
 const IDS: &str = "an array of 1 to 200 ids";
 /// The rows of every resource.
-static TABLE: [&[Operation]; 24] = [
+static TABLE: [&[Operation]; 25] = [
     openapi::OPERATIONS,
     account::OPERATIONS,
     member::OPERATIONS,
@@ -49,6 +49,7 @@ static TABLE: [&[Operation]; 24] = [
     plan::OPERATIONS,
     explain::OPERATIONS,
     device::OPERATIONS,
+    fallback::OPERATIONS,
 ];
 
 /// The methods that mean something here.
@@ -195,6 +196,11 @@ impl Operation {
     /// Its body is an object with these fields.
     pub(super) const fn body(self, family: Family, fields: &'static [Field]) -> Self {
         Self { body: Some((family, Shape::Object(fields))), ..self }
+    }
+
+    /// Its body is an array of this shape, which its handler reads.
+    pub(super) const fn items(self, family: Family, shape: Shape) -> Self {
+        Self { body: Some((family, shape)), ..self }
     }
 
     /// Its body is an array of ids, which its handler reads.

@@ -175,6 +175,39 @@ async fn a_cursor_walks_through_all_registrations() {
 }
 
 #[tokio::test]
+async fn fallback_domains_come_back_as_they_were_written_and_the_edges_are_told() {
+    let api = Api::new().await;
+    let path = "devices/policy/fallback_domains";
+    assert_eq!(api.get(path).await.result(), &json!([]));
+    let (_, mut feed): (_, adit_store::Feed) = api.control.subscribe().await.unwrap();
+    let domains = json!([
+        { "suffix": "Corp.Example.", "description": "the office", "dns_server": ["192.0.2.53", "2001:DB8::53"] },
+        { "suffix": "lan", "description": null, "dns_server": null },
+    ]);
+    let put = api.send(Method::PUT, &api.path(path), Some(&domains)).await;
+    assert_eq!(put.result(), &domains);
+    assert_eq!(api.get(path).await.result(), &domains);
+    let told = feed.next().await.unwrap().changes;
+    let [adit_model::Change::FallbackDomainsPut(told)] = told.as_slice() else { panic!("{told:?}") };
+    let told: Vec<_> = told.domains.iter().map(|one| (one.suffix.as_str(), one.servers.len())).collect();
+    assert_eq!(told, [("corp.example", 2), ("lan", 0)]);
+    for (wrong, pointer) in [
+        (json!({ "suffix": "lan" }), ""),
+        (json!([{ "description": "x" }]), "/0/suffix"),
+        (json!([{ "suffix": "a..b" }]), "/0/suffix"),
+        (json!([{ "suffix": "lan" }, { "suffix": "LAN." }]), "/1/suffix"),
+        (json!([{ "suffix": "lan", "dns_server": ["dns.example"] }]), "/0/dns_server/0"),
+    ] {
+        let answer = api.send(Method::PUT, &api.path(path), Some(&wrong)).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{wrong}");
+        assert_eq!(answer.body["errors"][0]["source"]["pointer"], pointer, "{}", answer.body);
+    }
+    assert_eq!(api.get(path).await.result(), &domains, "what is wrong changes nothing");
+    let none = api.send(Method::PUT, &api.path(path), Some(&json!([]))).await;
+    assert_eq!(none.result(), &json!([]));
+}
+
+#[tokio::test]
 async fn a_device_that_connects_is_seen() {
     let api = Api::new().await;
     let token = api.service_token(json!({})).await;

@@ -107,6 +107,7 @@ impl World {
                 | Change::OriginRootPut(_)
                 | Change::OriginRootRemoved { .. }
                 | Change::GatewaySettingsPut(_)
+                | Change::FallbackDomainsPut(_)
                 | Change::LocationPut(_)
                 | Change::LocationRemoved { .. }
                 | Change::ServiceTokenPut(_)

@@ -119,7 +119,9 @@ async fn accounts_from_before_there_were_locations_get_one_and_nodes_learn_of_th
     store.close().await;
     drop(store);
     let pool = place.pool().await;
-    for undo in ["DROP TABLE locations", "DELETE FROM migrations WHERE number >= 13"] {
+    for undo in
+        ["DROP TABLE locations", "DROP TABLE fallback_domains", "DELETE FROM migrations WHERE number >= 13"]
+    {
         sqlx::query(undo).execute(&pool).await.unwrap();
     }
     pool.close().await;
@@ -633,6 +635,7 @@ impl Replayed {
                 | Change::BlockPagePut(_)
                 | Change::OriginRootPut(_)
                 | Change::OriginRootRemoved { .. }
+                | Change::FallbackDomainsPut(_)
                 | Change::GatewaySettingsPut(_) => None,
             };
         }
