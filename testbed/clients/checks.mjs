@@ -329,6 +329,22 @@ const checks = {
       await refused(404, 2050, () => lists.get(made.id, { account_id }));
     },
   },
+  certificates: {
+    async an_authority_of_inspection_is_made_activated_chosen_and_deleted() {
+      const { certificates, configurations } = client().zeroTrust.gateway;
+      const made = await certificates.create({ account_id, validity_period_days: 30 });
+      equal([made.binding_status, made.in_use, made.type], ["inactive", false, "gateway_managed"]);
+      equal((await certificates.activate(made.id, { account_id, body: {} })).binding_status, "available");
+      const choose = (id) => configurations.edit({ account_id, settings: { certificate: { id } } });
+      const before = (await configurations.get({ account_id })).settings.certificate.id;
+      equal((await choose(made.id)).settings.certificate.id, made.id);
+      await refused(409, 2101, () => certificates.delete(made.id, { account_id }));
+      equal((await choose(before)).settings.certificate.id, before);
+      ok((await all(certificates.list({ account_id }))).some((row) => row.id === made.id));
+      await certificates.delete(made.id, { account_id });
+      await refused(404, 2100, () => certificates.get(made.id, { account_id }));
+    },
+  },
   rules: {
     async the_reference_rule_comes_back_as_it_was_sent() {
       const { lists, rules } = client().zeroTrust.gateway;

@@ -481,6 +481,29 @@ def a_long_list_is_read_whole_without_paging():
     lists.delete(made.id, account_id=ACCOUNT)
 
 
+@check("certificates")
+def an_authority_of_inspection_is_made_activated_chosen_and_deleted():
+    gateway = client().zero_trust.gateway
+    certificates = gateway.certificates
+    made = certificates.create(account_id=ACCOUNT, validity_period_days=30)
+    equal((made.binding_status, made.in_use, made.type), ("inactive", False, "gateway_managed"))
+    assert "BEGIN CERTIFICATE" in made.certificate, made.certificate
+    # The older client wants to be given the empty body.
+    nothing = {"body": {}} if "body" in inspect.signature(certificates.activate).parameters else {}
+    active = certificates.activate(made.id, account_id=ACCOUNT, **nothing)
+    equal(active.binding_status, "available")
+    choose = lambda id: gateway.configurations.edit(account_id=ACCOUNT, settings={"certificate": {"id": id}})
+    before = gateway.configurations.get(account_id=ACCOUNT).settings.certificate.id
+    equal(choose(made.id).settings.certificate.id, made.id)
+    refused(409, 2101, certificates.delete, made.id, account_id=ACCOUNT)
+    refused(409, 2101, certificates.deactivate, made.id, account_id=ACCOUNT, **nothing)
+    equal(choose(before).settings.certificate.id, before)
+    assert made.id in [row.id for row in certificates.list(account_id=ACCOUNT)]
+    equal(certificates.deactivate(made.id, account_id=ACCOUNT, **nothing).binding_status, "inactive")
+    certificates.delete(made.id, account_id=ACCOUNT)
+    refused(404, 2100, certificates.get, made.id, account_id=ACCOUNT)
+
+
 @check("rules")
 def the_reference_rule_comes_back_as_it_was_sent():
     gateway = client().zero_trust.gateway

@@ -6,7 +6,7 @@
 
 mod node;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,6 +28,8 @@ pub(crate) struct Authorities {
     store: Store,
     roots: Arc<RootCertStore>,
     known: Mutex<Known>,
+    /// What could not be read when it was needed.
+    missing: Mutex<BTreeMap<AccountId, CertificateId>>,
 }
 
 /// Of each account the authority in use, first, and the one before, for flows that were decided before it changed.
@@ -51,22 +53,44 @@ impl Authorities {
             let added = tls::roots_from_pem(pem).context("--origin-roots")?;
             trusted.extend(added.roots);
         }
-        Ok(Self { store, roots: Arc::new(trusted), known: Mutex::default() })
+        Ok(Self { store, roots: Arc::new(trusted), known: Mutex::default(), missing: Mutex::default() })
     }
 
-    /// Reads the keys of accounts whose TLS is to be opened from this batch on. What cannot be read is said, and tried
-    /// again with the account's next change.
+    /// Reads the keys of accounts whose TLS is to be opened from this batch on. What cannot be read is said, and left to
+    /// [`Self::again`].
     pub(crate) async fn prepare(&self, batch: &ChangeBatch) {
         for change in &batch.changes {
             let Change::GatewaySettingsPut(settings) = change else { continue };
             let (account, certificate) = (settings.account, settings.certificate);
-            if !settings.tls_decrypt || self.find(account, certificate).is_some() {
+            self.missing().remove(&account);
+            if !settings.tls_decrypt || self.is_known(account, certificate) {
                 continue;
             }
             if let Err(error) = self.read(account, certificate).await {
                 tracing::error!(%account, %certificate, error = format!("{error:#}"), "TLS cannot be opened");
+                self.missing().insert(account, certificate);
             }
         }
+    }
+
+    /// Tries again to read what could not be read.
+    pub(crate) async fn again(&self) {
+        let missing = self.missing().clone();
+        for (account, certificate) in missing {
+            if self.read(account, certificate).await.is_ok() {
+                tracing::info!(%account, %certificate, "TLS can be opened");
+                self.missing().remove(&account);
+            }
+        }
+    }
+
+    /// Whether an authority, which is in use from now on, is known.
+    fn is_known(&self, account: AccountId, id: CertificateId) -> bool {
+        let mut known = self.lock();
+        let Some(of_account) = known.get_mut(&account) else { return false };
+        let Some(at) = of_account.iter().position(|(known, _)| *known == id) else { return false };
+        of_account[..=at].rotate_right(1);
+        true
     }
 
     async fn read(&self, account: AccountId, id: CertificateId) -> anyhow::Result<()> {
@@ -83,6 +107,10 @@ impl Authorities {
         let known = self.lock();
         let of_account = known.get(&account)?;
         of_account.iter().find(|(known, _)| *known == id).map(|(_, signer)| Arc::clone(signer))
+    }
+
+    fn missing(&self) -> std::sync::MutexGuard<'_, BTreeMap<AccountId, CertificateId>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {

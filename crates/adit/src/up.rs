@@ -279,6 +279,7 @@ async fn feed_changes(
                     }
                 }
                 freshness.confirm();
+                inspection.again().await;
             }
             Err(error) => {
                 if freshness.is_reached() {

@@ -321,12 +321,16 @@ pub fn fuzz_request(data: &[u8]) {
         if let Some(config) = fields.value("config") {
             ingress::fuzz(config);
         }
+        if let Some(page) = fields.value("block_page").filter(|page| block_page::wrong(page).is_none()) {
+            let _page = block_page::page(page);
+        }
         for key in ["rule_settings", "schedule"] {
             fields.value(key).into_iter().for_each(rule::fuzz);
         }
         fields.value("location").into_iter().for_each(location::fuzz);
         let _read = (fields.secret("tunnel_secret", 32..=1024, ""), fields.time("expires_on"));
     }
+    crate::inspection::fuzz(data);
     if let Ok(text) = std::str::from_utf8(data) {
         path::fuzz(text);
         list::item::fuzz(text);

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 pub use self::node::{EndorsedKey, NodeAuthorityError, RENEWED_BEFORE, endorse, endorsed, sign_node};
 pub use self::upload::{Described, Unusable, check, describe};
-pub(crate) use self::upload::{describe_all, pem_of};
+pub(crate) use self::upload::{describe_all, fuzz, pem_of};
 
 /// An authority could not be made or found.
 #[derive(Debug, thiserror::Error)]

@@ -33,6 +33,13 @@ pub(crate) struct Why<'a> {
     pub(crate) rule: Option<&'a Rule>,
 }
 
+impl Why<'_> {
+    /// Whether a rule refuses the request; a rule may also stand beside what failed.
+    fn is_block(&self) -> bool {
+        self.status == 403 && self.rule.is_some()
+    }
+}
+
 /// A rule refuses the request.
 pub(crate) fn blocked(rule: &Rule) -> Why<'_> {
     let sentence = match rule.settings.block_reason.as_str() {
@@ -51,7 +58,7 @@ pub(crate) fn page(
     method: &Method,
 ) -> Response<Body> {
     let own = match context.page.as_deref() {
-        Some(OwnPage::CustomizedBlockPage(page)) if why.rule.is_some() => Some(&**page),
+        Some(OwnPage::CustomizedBlockPage(page)) if why.is_block() => Some(&**page),
         _ => None,
     };
     let navigation = is_read_by_a_person(request, method);

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_model::{
-    AccountId, Cidr, DeviceId, DeviceKey, FallbackDomain, FallbackDomains, Filter, GatewaySettings, Hostname, HostnamePattern, HostnameRoute,
-    ListId, Location, LocationId, Node, NodeId, NodeKey, OriginRoot, OwnPage, PublicHostname, Registration,
-    RegistrationId, Route, RuleId, RuleName, SecretHash, ServiceToken, ServiceTokenId, Tunnel,
-    TunnelConfiguration, TunnelId, VirtualNetworkId, never_dialled,
+    AccountId, Cidr, DeviceId, DeviceKey, FallbackDomain, FallbackDomains, Filter, GatewaySettings, Hostname,
+    HostnamePattern, HostnameRoute, ListId, Location, LocationId, Node, NodeId, NodeKey, OriginRoot, OwnPage,
+    PublicHostname, Registration, RegistrationId, Route, RuleId, RuleName, SecretHash, ServiceToken,
+    ServiceTokenId, Tunnel, TunnelConfiguration, TunnelId, VirtualNetworkId, never_dialled,
 };
 use ipnet::IpNet;
 

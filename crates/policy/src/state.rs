@@ -6,9 +6,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use adit_model::{
-    AccountBlockPage, AccountId, Change, ChangeBatch, FallbackDomains, Hostname, HostnameRoute, Lease, Location, LocationId,
-    NodeId, OriginRoot, OriginRootId, OwnPage, Registration, RegistrationId, Route, RouteId, ServiceToken,
-    ServiceTokenId, Tunnel, TunnelConfiguration, TunnelId, VirtualNetwork, VirtualNetworkId,
+    AccountBlockPage, AccountId, Change, ChangeBatch, FallbackDomains, Hostname, HostnameRoute, Lease,
+    Location, LocationId, NodeId, OriginRoot, OriginRootId, OwnPage, Registration, RegistrationId, Route,
+    RouteId, ServiceToken, ServiceTokenId, Tunnel, TunnelConfiguration, TunnelId, VirtualNetwork,
+    VirtualNetworkId,
 };
 
 use self::gateway::Gateway;

@@ -177,10 +177,13 @@ impl Store {
         if certificate_in_use(write.sql(), account).await? == id {
             return Err(CertificateError::InUse);
         }
-        sqlx::query("DELETE FROM inspection_certificates WHERE id = $1")
-            .bind(id.to_string())
-            .execute(write.sql())
-            .await?;
+        // What it has signed for nodes goes with it.
+        for statement in [
+            "DELETE FROM node_authorities WHERE certificate_id = $1",
+            "DELETE FROM inspection_certificates WHERE id = $1",
+        ] {
+            sqlx::query(statement).bind(id.to_string()).execute(write.sql()).await?;
+        }
         Ok(self.certificate_commit(write, actor, "inspection_certificate.delete", row).await?.value)
     }
 

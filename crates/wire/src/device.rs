@@ -191,7 +191,15 @@ impl Event {
         }
         let kind: Kind<'_> = serde_json::from_slice(line).map_err(EventError::Malformed)?;
         let known = [
-            "state", "networks", "edges", "blocked", "fallback_domains", "revoked", "superseded", "draining", "ping",
+            "state",
+            "networks",
+            "edges",
+            "blocked",
+            "fallback_domains",
+            "revoked",
+            "superseded",
+            "draining",
+            "ping",
         ]
         .contains(&kind.kind.as_ref());
         if known { serde_json::from_slice(line).map(Some).map_err(EventError::Malformed) } else { Ok(None) }

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
 use adit_testbed::chain::Chain;
+use adit_testbed::pki::Pki;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -132,6 +133,30 @@ async fn files_are_applied_changed_and_pruned() {
     let routes: Value = serde_json::from_str(&desk.good(&["get", "routes", "-o", "json"])).unwrap();
     assert_eq!(routes.as_array().unwrap().len(), 1);
     assert_eq!(routes[0]["comment"], "cluster");
+}
+
+#[tokio::test]
+async fn authorities_of_origins_are_applied_shown_and_exported() {
+    let desk = Desk::new().await;
+    let pki = Pki::open(&desk.chain.dir().join("certificates")).unwrap();
+    let pem = fs::read_to_string(pki.ca()).unwrap();
+    let indented = pem.trim_end().replace('\n', "\n  ");
+    let document = |domain: &str| {
+        format!("kind: origin_root\nname: lab\nhost_suffixes: [{domain}]\ncertificate: |\n  {indented}\n")
+    };
+    desk.write("roots.yaml", &document("lab.example"));
+    desk.good(&["apply", "-f", "network"]);
+    assert_eq!(desk.good(&["diff", "-f", "network", "--prune"]), "no changes\n");
+    assert!(desk.good(&["get", "origin-roots"]).contains("lab.example"));
+    let exported = desk.good(&["export"]);
+    fs::write(desk.chain.dir().join("exported.yaml"), &exported).unwrap();
+    assert_eq!(desk.good(&["diff", "-f", "exported.yaml", "--prune"]), "no changes\n", "{exported}");
+    desk.write("roots.yaml", &document("test.example"));
+    desk.good(&["apply", "-f", "network"]);
+    let roots = desk.chain.call(Method::GET, "x/gateway/origin_roots", None).await.unwrap();
+    assert_eq!(roots[0]["host_suffixes"], json!(["test.example"]));
+    desk.good(&["delete", "origin-root", "lab"]);
+    assert_eq!(desk.good(&["get", "origin-roots", "-o", "json"]), "[]\n");
 }
 
 #[tokio::test]

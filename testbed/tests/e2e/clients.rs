@@ -19,7 +19,7 @@ use crate::accounts;
 /// Where the edge serves the API to its own host without TLS.
 const PLAIN: &str = "127.0.0.1:8780";
 /// What `make test` has time for.
-const GROUPS: [&str; 11] = [
+const GROUPS: [&str; 12] = [
     "tunnels",
     "paging",
     "routes",
@@ -27,6 +27,7 @@ const GROUPS: [&str; 11] = [
     "service-tokens",
     "devices",
     "lists",
+    "certificates",
     "rules",
     "locations",
     "audit",

@@ -18,6 +18,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::gateway::soon;
+use crate::records::records;
+
 const PORT: u16 = 9300;
 /// By when anything that happens by itself has happened; the figures themselves are printed.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -227,6 +230,10 @@ async fn flows_are_relayed_between_nodes_and_a_lost_node_costs_only_its_own() {
     eprintln!("a node that came back was relayed to {back:?} after it was up");
 
     // Without the control plane nodes go on, and the agent goes to one of them.
+    let carried =
+        async |chain: &Chain| records(chain, "zero_trust_network_sessions", "limit=1000").await.len();
+    soon("recorded", async || carried(&chain).await > 0).await;
+    let before = carried(&chain).await;
     chain.edge.take().unwrap().kill().await.unwrap();
     let (second, moved) = wait_for_other_edge(&chain, &first).await;
     eprintln!("after SIGKILL of the agent's node: it was at another {moved:?} later");
@@ -249,6 +256,10 @@ async fn flows_are_relayed_between_nodes_and_a_lost_node_costs_only_its_own() {
     eprintln!("after SIGKILL of the agent's next node: it was at another {moved:?} later");
     assert_eq!(third, there.for_devices());
     wait_for_requests(&chain, &[1 - own]).await;
+
+    // What nodes carried meanwhile is found by the API, too.
+    chain.start_edge().await.unwrap();
+    soon("what nodes carried is recorded", async || carried(&chain).await > before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

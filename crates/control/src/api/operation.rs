@@ -12,8 +12,8 @@ use super::body::Family;
 use super::body_shape::{Field, Shape};
 use super::envelope::{ApiError, Reply};
 use super::{
-    account, audit_log, batch, certificate, connectivity, device, explain, fallback, gateway, hostname_route, list,
-    location, logging, member, openapi, origin_root, plan, route, rule, service_token, token, tunnel,
+    account, audit_log, batch, certificate, connectivity, device, explain, fallback, gateway, hostname_route,
+    list, location, logging, member, openapi, origin_root, plan, route, rule, service_token, token, tunnel,
     virtual_network, warp_connector, zone,
 };
 use crate::permission::{Area, Level};

@@ -170,6 +170,16 @@ fn prove(authority: &Described, key: KeyPair) -> Result<(), Unusable> {
     if signed.issuer().as_raw() == authority.subject().as_raw() { Ok(()) } else { Err(Unusable::Name) }
 }
 
+/// Feeds any bytes to the parsers of certificates.
+pub(crate) fn fuzz(data: &[u8]) {
+    for text in [String::from_utf8_lossy(data).into_owned(), pem_of(data)] {
+        if let Ok(all) = describe_all(&text, 4) {
+            let again: String = all.iter().map(|described| pem_of(described.der())).collect();
+            assert_eq!(describe_all(&again, 4), Ok(all), "what is kept reads as what was sent");
+        }
+    }
+}
+
 /// A certificate as PEM, and nothing else that stood around it.
 pub(crate) fn pem_of(der: &[u8]) -> String {
     use base64::Engine;
@@ -221,9 +231,30 @@ mod tests {
         assert_eq!(check(&other, &other, now).unwrap_err(), Unusable::Certificate);
     }
 
+    /// Made by `openssl req -x509`, good until 2126.
+    #[test]
+    fn authorities_of_other_makers_are_taken_with_keys_of_every_form() {
+        let now = OffsetDateTime::now_utc();
+        for (certificate, key, organisation) in [
+            (include_str!("testdata/rsa.pem"), include_str!("testdata/rsa-key.pem"), "Example GmbH"),
+            (include_str!("testdata/rsa.pem"), include_str!("testdata/rsa-pkcs1-key.pem"), "Example GmbH"),
+            (include_str!("testdata/ec-plain.pem"), include_str!("testdata/ec-key.pem"), "Example"),
+        ] {
+            let taken = check(certificate, key, now).unwrap();
+            assert_eq!(describe(&taken.certificate).unwrap().issuer_organisation, organisation);
+            // What is kept of the key is the same key.
+            check(&taken.certificate, &taken.key, now).unwrap();
+        }
+        // Of two units only one would be written.
+        let (two_units, key) = (include_str!("testdata/ec.pem"), include_str!("testdata/ec-key.pem"));
+        assert_eq!(check(two_units, key, now).unwrap_err(), Unusable::Name);
+    }
+
     proptest::proptest! {
         #[test]
         fn any_text_is_a_certificate_or_not(text in ".{0,200}", der: Vec<u8>, cut in 0usize..400) {
+            fuzz(&der);
+            fuzz(text.as_bytes());
             proptest::prop_assert!(describe(&text).is_err());
             proptest::prop_assert!(describe(&pem_of(&der)).is_err());
             let (pem, _) = params(|_| {});

@@ -17,10 +17,10 @@ pub(super) const MAY_LOAD: &str = "default-src 'none'; img-src http: https:; sty
 pub(super) fn page(why: Why<'_>, host: &str, context: &PageContext, own: Option<&CustomPage>) -> String {
     let built_in = CustomPage::default();
     let own = own.unwrap_or(&built_in);
-    let title = match (own.name.as_str(), why.rule) {
-        ("", Some(_)) => "Access is blocked",
-        ("", None) => "The site cannot be reached",
-        (name, _) => name,
+    let title = match own.name.as_str() {
+        "" if why.is_block() => "Access is blocked",
+        "" => "The site cannot be reached",
+        name => name,
     };
     let heading = if own.header_text.is_empty() { title } else { &own.header_text };
     let mut page = String::from("<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>");
