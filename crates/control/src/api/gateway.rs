@@ -236,6 +236,7 @@ async fn change(call: &Call<'_>, way: Way) -> Result<Reply, ApiError> {
     let account = call.account;
     let merged = |before: Option<&Value>| -> Result<_, ApiError> {
         let mut settings = defaults();
+        let now = before.and_then(|before| id_of(&before["certificate"]));
         let before = before.and_then(Value::as_object).into_iter().flatten();
         // Those of our own stay where nobody speaks of them.
         settings.extend(
@@ -243,13 +244,17 @@ async fn change(call: &Call<'_>, way: Way) -> Result<Reply, ApiError> {
                 .filter(|(name, _)| way == Way::Merge || name.starts_with("x_"))
                 .map(|(name, value)| (name.clone(), value.clone())),
         );
-        settings.extend(given.clone());
+        settings.extend(given.settings.clone());
+        if let Some(chosen) = given.certificate(now.unwrap_or(CertificateId::BUILT_IN))? {
+            settings.insert("certificate".to_owned(), json!({ "id": chosen }));
+        }
         let edge = edge_settings(account, &settings);
         let block_page = block_page::page(&settings["block_page"]);
         Ok(GatewaySettingsContent { settings: Value::Object(settings), edge, block_page })
     };
     let store = &call.control.0.store;
-    if given.contains_key("tls_decrypt") || given.contains_key("certificate") {
+    let opens = ["tls_decrypt", "certificate"].iter().any(|key| given.settings.contains_key(*key));
+    if opens || given.custom.is_some() {
         // Before edges are told that TLS is opened, there is something to open it with.
         let before = store.gateway_settings_fetch(account).await?;
         let next = merged(before.as_ref().map(|row| &row.settings))?;
@@ -260,7 +265,7 @@ async fn change(call: &Call<'_>, way: Way) -> Result<Reply, ApiError> {
 }
 
 /// The settings that a body gives, checked; one that is null has its default again.
-fn given(fields: &Fields) -> Result<Map<String, Value>, ApiError> {
+fn given(fields: &Fields) -> Result<Given, ApiError> {
     let Some(Value::Object(settings)) = fields.value("settings") else {
         return Err(fields.wrong("settings", "an object"));
     };
@@ -274,26 +279,44 @@ fn given(fields: &Fields) -> Result<Map<String, Value>, ApiError> {
         }
         given.insert(key.name.to_owned(), value);
     }
-    match settings.get(DEPRECATED_CERTIFICATE) {
-        None | Some(Value::Null) => {}
+    let custom = match settings.get(DEPRECATED_CERTIFICATE) {
+        None | Some(Value::Null) => None,
         Some(custom) => {
-            let chosen =
-                if custom["enabled"] == true { id_of(custom) } else { Some(CertificateId::BUILT_IN) };
-            let wrong = |text: &str| {
-                let pointer = format!("/settings/{DEPRECATED_CERTIFICATE}");
-                Err(Family::Rule.invalid(&format!("{DEPRECATED_CERTIFICATE}: {text}")).at(pointer))
-            };
-            let Some(chosen) = chosen else {
-                return wrong("expected {\"enabled\": true or false, \"id\": the id of a certificate}");
-            };
-            match given.get("certificate").and_then(id_of) {
-                // Whoever sends both as they were read, and changes the newer one, means that.
-                Some(_) => {}
-                None => drop(given.insert("certificate".to_owned(), json!({ "id": chosen }))),
+            let id = if custom["enabled"] == false { Some(CertificateId::BUILT_IN) } else { id_of(custom) };
+            let expected = "expected {\"enabled\": true or false, \"id\": the id of a certificate}";
+            let wrong = || of_custom(expected);
+            Some(id.filter(|_| custom["enabled"].is_boolean()).ok_or_else(wrong)?)
+        }
+    };
+    Ok(Given { settings: given, custom })
+}
+
+/// What a body gives.
+struct Given {
+    settings: Map<String, Value>,
+    /// The certificate by its older key.
+    custom: Option<CertificateId>,
+}
+
+impl Given {
+    /// The certificate that is chosen, if one is. Clients send both keys as they read them, and change the one that they know:
+    /// the one that differs from what there is counts.
+    fn certificate(&self, now: CertificateId) -> Result<Option<CertificateId>, ApiError> {
+        let newer = self.settings.get("certificate").and_then(id_of);
+        match (newer, self.custom) {
+            (Some(newer), Some(older)) if newer != older && newer != now && older != now => {
+                Err(of_custom("another than that of certificate"))
             }
+            (Some(newer), Some(older)) => Ok(Some(if newer == now { older } else { newer })),
+            (newer, older) => Ok(newer.or(older)),
         }
     }
-    Ok(given)
+}
+
+/// What is said of the older key.
+fn of_custom(text: &str) -> ApiError {
+    let pointer = format!("/settings/{DEPRECATED_CERTIFICATE}");
+    Family::Rule.invalid(&format!("{DEPRECATED_CERTIFICATE}: {text}")).at(pointer)
 }
 
 impl From<GatewaySettingsError> for ApiError {

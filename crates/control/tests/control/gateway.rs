@@ -118,13 +118,23 @@ async fn an_authority_is_made_activated_chosen_and_only_then_the_one_before_goes
     {
         refused.refused(409, 2101, "in use");
     }
-    // The twin chooses too; where both are there, the newer one counts.
+    // The twin chooses too; where both are there, the one that changes counts.
     let second = api.post("gateway/certificates", json!({})).await.text("/result/id");
     api.post(&path(&second, "/activate"), json!({})).await.result();
     let both = json!({
         "certificate": { "id": first }, "custom_certificate": { "enabled": true, "id": second },
     });
+    assert_eq!(chosen(&api, both.clone()).await.result()["settings"]["certificate"]["id"], second);
     assert_eq!(chosen(&api, both).await.result()["settings"]["certificate"]["id"], first);
+    let neither = json!({
+        "certificate": { "id": NIL }, "custom_certificate": { "enabled": true, "id": second },
+    });
+    chosen(&api, neither).await.refused(400, 2082, "custom_certificate");
+    for wrong in
+        [json!("x"), json!({ "id": second }), json!({ "enabled": true }), json!({ "enabled": true, "id": 7 })]
+    {
+        chosen(&api, json!({ "custom_certificate": wrong })).await.refused(400, 2082, "custom_certificate");
+    }
     let twin = json!({ "custom_certificate": { "enabled": true, "id": second } });
     assert_eq!(chosen(&api, twin).await.result()["settings"]["certificate"]["id"], second);
     let state = api.control.store().state().await.unwrap();
