@@ -30,6 +30,8 @@ pub(crate) struct Listener {
     address: SocketAddr,
     config: Arc<rustls::ServerConfig>,
     handshakes: Arc<Semaphore>,
+    /// Those that are through.
+    connections: Arc<Semaphore>,
 }
 
 impl Listener {
@@ -41,7 +43,9 @@ impl Listener {
         socket.set_nonblocking(true).map_err(failed)?;
         let socket = TcpListener::from_std(socket).map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
-        Ok(Self { socket, address, config, handshakes: Arc::new(Semaphore::new(MAX_TLS_HANDSHAKES)) })
+        let (handshakes, connections) =
+            (Arc::new(Semaphore::new(MAX_TLS_HANDSHAKES)), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
+        Ok(Self { socket, address, config, handshakes, connections })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -62,7 +66,8 @@ impl Listener {
             match accepted {
                 Ok((stream, peer)) => {
                     let (shared, config) = (Arc::clone(&shared), Arc::clone(&self.config));
-                    shared.tasks.clone().spawn(serve_connection(shared, config, stream, peer, permit));
+                    let permits = (permit, Arc::clone(&self.connections));
+                    shared.tasks.clone().spawn(serve_connection(shared, config, stream, peer, permits));
                 }
                 Err(error) => {
                     // Mostly out of file descriptors: open connections will give some back.
@@ -79,7 +84,7 @@ async fn serve_connection(
     config: Arc<rustls::ServerConfig>,
     stream: TcpStream,
     peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
+    (permit, connections): (OwnedSemaphorePermit, Arc<Semaphore>),
 ) {
     // Answers are written whole: nothing is gained by waiting for more.
     let _ = stream.set_nodelay(true);
@@ -87,7 +92,8 @@ async fn serve_connection(
     drop(permit);
     match handshake {
         Ok(Ok(Some((served, location, stream)))) => {
-            let Some(_place) = shared.dns.connections.take(location.account) else {
+            let places = (shared.dns.connections.take(location.account), connections.try_acquire());
+            let (Some(_of_account), Ok(_of_all)) = places else {
                 return tracing::debug!(location = %location.id, "too many connections of DNS over TLS");
             };
             let serving = answer(&shared, location.id, *stream, peer);
@@ -182,5 +188,7 @@ fn refused(query: &[u8]) -> Option<Message> {
 
 /// After a failed accept, before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections at once, of all accounts: each holds some 30 KiB and a file descriptor.
+const MAX_CONNECTIONS: usize = 8192;
 /// For how long a client may ask nothing while nothing is under way, and take no answer (RFC 7766, 6.2.3).
 const IDLE: Duration = Duration::from_secs(30);
