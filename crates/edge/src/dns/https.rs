@@ -15,10 +15,11 @@ use adit_wire::dns::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::{Asker, query};
@@ -37,9 +38,11 @@ type Refused = (StatusCode, String);
 
 /// Answers one request to the host of a location, whatever becomes of it.
 pub(crate) async fn serve(shared: &Arc<Shared>, place: Place, request: Request<Incoming>) -> Response<Body> {
-    match answered(shared, place, request).await {
+    let (parts, mut body) = request.into_parts();
+    match answered(shared, place, &parts, &mut body).await {
         Ok(response) => response,
         Err((status, line)) => {
+            drain(body).await;
             if status == StatusCode::FORBIDDEN {
                 shared.metrics.dns_refused(DnsProtocol::Https);
             }
@@ -56,16 +59,17 @@ pub(crate) async fn serve(shared: &Arc<Shared>, place: Place, request: Request<I
 async fn answered(
     shared: &Arc<Shared>,
     place: Place,
-    request: Request<Incoming>,
+    parts: &Parts,
+    body: &mut Incoming,
 ) -> Result<Response<Body>, Refused> {
     let refuse = |status, line: &str| Err((status, line.to_owned()));
-    if request.uri().path() != HTTPS_PATH {
+    if parts.uri.path() != HTTPS_PATH {
         return refuse(StatusCode::NOT_FOUND, "queries are answered at /dns-query");
     }
-    let asker = admitted(&shared.snapshots.current(), place, request.headers())?;
-    let bytes = match *request.method() {
-        Method::GET => in_url(request.uri().query().unwrap_or_default())?,
-        Method::POST => in_body(request).await?,
+    let asker = admitted(&shared.snapshots.current(), place, &parts.headers)?;
+    let bytes = match parts.method {
+        Method::GET => in_url(parts.uri.query().unwrap_or_default())?,
+        Method::POST => in_body(&parts.headers, body).await?,
         _ => return refuse(StatusCode::METHOD_NOT_ALLOWED, "expected GET or POST"),
     };
     let Some(answer) = query::answer(shared, &asker, &bytes).await else {
@@ -149,25 +153,48 @@ fn in_url(parameters: &str) -> Result<Bytes, Refused> {
     })
 }
 
-async fn in_body(request: Request<Incoming>) -> Result<Bytes, Refused> {
-    let kind =
-        request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+async fn in_body(headers: &HeaderMap, body: &mut Incoming) -> Result<Bytes, Refused> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case(HTTPS_TYPE) {
         let line = format!("expected a body of the type {HTTPS_TYPE}");
         return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, line));
     }
-    let body = Limited::new(request.into_body(), MAX_QUERY_BYTES).collect();
-    match tokio::time::timeout(BODY_DEADLINE, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err((StatusCode::PAYLOAD_TOO_LARGE, "the query is longer than 4096 bytes".into()))
+    let reading = async {
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| (StatusCode::BAD_REQUEST, "the query ended early".to_owned()))?;
+            bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+            if bytes.len() > MAX_QUERY_BYTES {
+                return Err((StatusCode::PAYLOAD_TOO_LARGE, "the query is longer than 4096 bytes".into()));
+            }
         }
-        Ok(Err(_)) => Err((StatusCode::BAD_REQUEST, "the query ended early".into())),
+        Ok(bytes.freeze())
+    };
+    match tokio::time::timeout(BODY_DEADLINE, reading).await {
+        Ok(read) => read,
         Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the query did not arrive in time".into())),
     }
 }
 
+/// Reads what is still on its way of a request that is refused: who is told to stop sending may not look at the answer.
+async fn drain(mut body: Incoming) {
+    let draining = async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > MAX_DRAINED_BYTES {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(BODY_DEADLINE, draining).await.is_err() {
+        tracing::trace!("a refused request does not end");
+    }
+}
+
+/// What is read of a refused request.
+const MAX_DRAINED_BYTES: usize = 64 << 10;
 /// For a query to arrive: it fits into a few packets.
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
 
