@@ -119,9 +119,17 @@ async fn accounts_from_before_there_were_locations_get_one_and_nodes_learn_of_th
     store.close().await;
     drop(store);
     let pool = place.pool().await;
-    for undo in
-        ["DROP TABLE locations", "DROP TABLE fallback_domains", "DELETE FROM migrations WHERE number >= 13"]
-    {
+    // What came with them and after them.
+    for undo in [
+        "DROP TABLE locations",
+        "DROP TABLE fallback_domains",
+        "DROP TABLE inspection_certificates",
+        "DROP TABLE origin_roots",
+        "DROP TABLE node_authorities",
+        "DROP TABLE node_inspection_keys",
+        "ALTER TABLE gateway_settings DROP COLUMN block_page",
+        "DELETE FROM migrations WHERE number >= 14",
+    ] {
         sqlx::query(undo).execute(&pool).await.unwrap();
     }
     pool.close().await;
