@@ -57,9 +57,6 @@ pub(crate) const MAX_FLOWS_PER_DEVICE: usize = 8192;
 pub(crate) const DEVICE_PING: Duration = Duration::from_secs(10);
 /// A device that answers no probe within this is gone.
 pub(crate) const DEVICE_PONG_DEADLINE: Duration = Duration::from_secs(15);
-/// A flow of datagrams that carries nothing for so long ends. A connector ends its own after 210 s, and knows better.
-#[expect(dead_code, reason = "no dial makes a flow of datagrams yet")]
-pub(crate) const DATAGRAMS_IDLE: Duration = Duration::from_mins(4);
 /// Largest request on a device's QUIC stream, in bytes: a destination and a few names.
 pub(crate) const MAX_REQUEST_BYTES: usize = 4 << 10;
 /// Streams that a device may open on QUIC at first. They are more as it uses them, since each has its place from the start.
@@ -68,3 +65,5 @@ pub(crate) const FIRST_STREAMS_PER_DEVICE: u32 = 256;
 pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// For the last words of a connection that is being closed to leave.
 pub(crate) const FAREWELL: Duration = Duration::from_millis(200);
+/// How long a connector whose registration is refused may take to notice, before its connection ends.
+pub(crate) const REFUSED_LINGER: Duration = Duration::from_secs(2);

@@ -18,7 +18,7 @@ use super::configuration;
 use crate::Shared;
 use crate::carrier::{Carrier, Features};
 use crate::connections::Connection;
-use crate::limits::{FAREWELL, LINGER, REGISTRATION_DEADLINE};
+use crate::limits::{LINGER, REFUSED_LINGER, REGISTRATION_DEADLINE};
 use crate::pulse::Pulse;
 
 /// The connection that a control stream has registered, for all that serve it.
@@ -95,9 +95,12 @@ impl<R: ReadChunk, W: WriteChunk, C: Fn(Features) -> Carrier> Control<R, W, C> {
                 "connection ended"
             );
         }
-        // For an answer that is a refusal, or an `Abort`, to leave before the connection does.
+        // For an answer that is a refusal, or an `Abort`, to leave before the connection does. Over HTTP/2 a cloudflared has
+        // taken note of it when it ends the control stream: one whose connection is gone before that takes this for a lost
+        // connection, and gives up (tunnel protocol, 2.7).
         if self.stream.writer.finish().await.is_ok() && why == REFUSED {
-            let _ = tokio::time::timeout(FAREWELL, self.stream.reader.read_chunk()).await;
+            let ended = async { while let Ok(Some(_)) = self.stream.reader.read_chunk().await {} };
+            let _ = tokio::time::timeout(REFUSED_LINGER, ended).await;
         }
     }
 
