@@ -7,6 +7,7 @@
 mod gate;
 mod leaves;
 mod not_http;
+mod pinned;
 mod requests;
 
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ use crate::first_bytes::{Ahead, read_ahead};
 use gate::FlowGate;
 pub(crate) use leaves::Leaves;
 pub(crate) use not_http::NotHttp;
+pub(crate) use pinned::Pinned;
 
 /// A flow to be looked into.
 #[derive(Clone, Copy)]
@@ -149,6 +151,8 @@ pub(crate) fn record(treatment: Treatment, first: &FirstBytes) -> InspectionReco
         validation: None,
         wants_certificate: false,
         error: None,
+        client: None,
+        origin: None,
     }
 }
 
@@ -214,6 +218,10 @@ impl Opening<'_> {
             shared.not_http.note(facts, &first);
         }
         let end = end_of(&report, ends.as_ref().map(|(near, _)| near));
+        if end == FlowEnd::ClientTlsError {
+            shared.pinned.note(facts, &first);
+            shared.metrics.hosts_look_pinned(shared.pinned.count());
+        }
         if let Some(record) = &mut inspected.record {
             complete(record, report);
         }
@@ -275,6 +283,7 @@ fn end_of(report: &Report, near: Option<&SpliceEnd>) -> FlowEnd {
 fn complete(record: &mut InspectionRecord, report: Report) {
     record.validation = report.validation.map(adit_inspect::Validation::as_str);
     record.wants_certificate = report.wants_certificate;
+    (record.client, record.origin) = (report.client, report.origin);
     record.error = report.client_error.or(report.origin_error);
 }
 

@@ -81,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) open_flows: reevaluation::OpenFlows,
     /// Certificates for TLS that is opened.
     pub(crate) leaves: inspection::Leaves,
+    /// Hosts whose clients refused our certificate.
+    pub(crate) pinned: inspection::Pinned,
     /// What was opened and carried no HTTP.
     pub(crate) not_http: inspection::NotHttp,
     /// Destinations that asked for client certificates.
@@ -159,6 +161,7 @@ impl Edge {
             sessions: Sessions::default(),
             open_flows: reevaluation::OpenFlows::default(),
             leaves: inspection::Leaves::new(config.inspection),
+            pinned: inspection::Pinned::default(),
             not_http: inspection::NotHttp::default(),
             certificate_requests: explain::CertificateRequests::default(),
             dns: dns::Dns::new(config.dns_upstreams),

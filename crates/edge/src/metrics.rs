@@ -68,6 +68,7 @@ pub struct Metrics {
     devices: Gauge,
     requests: Family<ClassLabel, Counter>,
     open_requests: Gauge,
+    pinned: Gauge,
     registrations_refused: Counter,
     handshakes_failed: Counter,
     handshakes_refused: Counter,
@@ -104,6 +105,11 @@ impl Metrics {
             "adit_edge_dns_location_refusals",
             "Clients that a DNS location does not answer, by how they came",
             self.dns_refusals.clone(),
+        );
+        registry.register(
+            "adit_edge_hosts_that_look_pinned",
+            "Hosts whose clients refused the certificate of inspection in the last day: rules with the action off let them pass",
+            self.pinned.clone(),
         );
         registry.register("adit_edge_open_flows", "Flows open now", self.open_flows.clone());
         registry.register(
@@ -204,6 +210,10 @@ impl Metrics {
 
     pub(crate) fn dns_refused(&self, protocol: DnsProtocol) {
         self.dns_refusals.get_or_create(&ProtocolLabel { protocol: End(protocol.as_str()) }).inc();
+    }
+
+    pub(crate) fn hosts_look_pinned(&self, hosts: usize) {
+        self.pinned.set(i64::try_from(hosts).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn request_began(&self) {

@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use adit_model::FirstBytes;
+use adit_model::{FirstBytes, TlsHandshake};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -55,6 +55,10 @@ pub struct Report {
     pub wants_certificate: bool,
     /// Whether something else than HTTP came out.
     pub not_http: bool,
+    /// What was agreed on with the client.
+    pub client: Option<TlsHandshake>,
+    /// What was agreed on with the origin.
+    pub origin: Option<TlsHandshake>,
 }
 
 /// A byte stream of either side.
@@ -74,6 +78,7 @@ pub async fn open_tls<C: Stream, O: Stream, G: Gate>(
     let seen = Arc::new(Seen::default());
     let name = first.server_name.clone().and_then(|name| ServerName::try_from(name).ok());
     let name = name.unwrap_or_else(|| ServerName::IpAddress(setup.destination.ip().into()));
+    let began = Instant::now();
     let connecting = origin::connect(origin, name, offered.clone(), &setup.trust, Arc::clone(&seen));
     let origin = match tokio::time::timeout(HANDSHAKE_DEADLINE, connecting).await {
         Ok(connected) => connected.map_err(|error| error.to_string()),
@@ -87,12 +92,14 @@ pub async fn open_tls<C: Stream, O: Stream, G: Gate>(
         origin_error: origin.as_ref().err().cloned(),
         validation: Some(seen.validation()),
         wants_certificate: seen.wants_certificate(),
+        origin: origin.as_ref().ok().and_then(|origin| agreed(origin.get_ref().1, began.elapsed())),
         ..Report::default()
     };
     let Some(leaf) = gate.leaf(first.server_name.as_deref()) else {
         report.client_error = Some("there is no certificate to show".to_owned());
         return report;
     };
+    let began = Instant::now();
     let client = match accept(client, leaf, protocol.clone(), &setup.trust).await {
         Ok(client) => client,
         Err(error) => {
@@ -100,6 +107,7 @@ pub async fn open_tls<C: Stream, O: Stream, G: Gate>(
             return report;
         }
     };
+    report.client = agreed(client.get_ref().1, began.elapsed());
     let http2 = protocol.as_deref() == Some(b"h2");
     let origin = origin.ok();
     let shared = Shared {
@@ -111,6 +119,21 @@ pub async fn open_tls<C: Stream, O: Stream, G: Gate>(
     };
     report.not_http = serve(client, origin, http2, shared).await;
     report
+}
+
+/// What a handshake that is through came to.
+fn agreed(connection: &rustls::CommonState, took: Duration) -> Option<TlsHandshake> {
+    // No other is spoken here.
+    let is_latest = connection.protocol_version()? == rustls::ProtocolVersion::TLSv1_3;
+    let version = if is_latest { "TLSv1.3" } else { "TLSv1.2" };
+    let cipher = match connection.negotiated_cipher_suite()?.suite().as_str()? {
+        // By their names in the registry.
+        "TLS13_AES_128_GCM_SHA256" => "TLS_AES_128_GCM_SHA256",
+        "TLS13_AES_256_GCM_SHA384" => "TLS_AES_256_GCM_SHA384",
+        "TLS13_CHACHA20_POLY1305_SHA256" => "TLS_CHACHA20_POLY1305_SHA256",
+        other => other,
+    };
+    Some(TlsHandshake { version, cipher, took })
 }
 
 /// Serves plain HTTP to its end.

@@ -52,7 +52,7 @@ pub use log::{Dataset, LogField, LogKeys, LogKind, LogRecord, LogValue, UnknownD
 pub use record::{
     CERTIFICATE_HINT, ClosedBy, ConnectionClosed, ConnectionOpened, DecisionPhase, DecisionRecord, FlowEnd,
     FlowRecord, HttpRecord, InspectionRecord, LocalConfiguration, Party, Record, RegistrationSeen,
-    RequestEnd, RequestRecord, RuleName,
+    RequestEnd, RequestRecord, RuleName, TlsHandshake,
 };
 #[doc(hidden)]
 pub use rule::fuzz_schedule;

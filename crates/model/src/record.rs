@@ -294,6 +294,21 @@ pub struct InspectionRecord {
     pub wants_certificate: bool,
     /// Why a handshake failed, if one did.
     pub error: Option<String>,
+    /// What was agreed on with the client.
+    pub client: Option<TlsHandshake>,
+    /// What was agreed on with the origin.
+    pub origin: Option<TlsHandshake>,
+}
+
+/// What a TLS handshake came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TlsHandshake {
+    /// The version, such as `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite, by its name in the registry.
+    pub cipher: &'static str,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// Why a flow ended.

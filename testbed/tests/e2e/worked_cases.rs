@@ -150,6 +150,15 @@ async fn network_rules_come_before_http_rules_and_do_not_inspect_before_both_of_
         soon("open again", async || status(&inspected).await == Some(200)).await;
     }
 
+    soon("what was agreed on with either side is recorded", async || {
+        let found = records(&case.chain, "zero_trust_network_sessions", "limit=1000").await;
+        found.iter().any(|record| {
+            ["ClientTLSVersion", "OriginTLSVersion"].iter().all(|side| record[*side] == "TLSv1.3")
+                && record["OriginTLSCipher"].as_str().is_some_and(|cipher| cipher.starts_with("TLS_AES_"))
+        })
+    })
+    .await;
+
     // 2: a network rule allows, an HTTP rule blocks.
     let rules = case.rules(&[rule("l4", "allow", 1, &sni), block_http.clone()]).await;
     soon("a block page", async || status(&inspected).await == Some(403)).await;

@@ -177,6 +177,16 @@ fn set_inspection(row: &mut LogRecord, flow: &FlowRecord, found: &InspectionReco
         row.set("SNI", found.server_name.clone());
         row.set("DetectedProtocol", found.protocol);
     }
+    for (handshake, version, cipher, took) in [
+        (&found.client, "ClientTLSVersion", "ClientTLSCipher", "ClientTLSHandshakeDurationMs"),
+        (&found.origin, "OriginTLSVersion", "OriginTLSCipher", "OriginTLSHandshakeDurationMs"),
+    ] {
+        if let Some(handshake) = handshake {
+            row.set(version, handshake.version);
+            row.set(cipher, handshake.cipher);
+            row.set(took, millis(handshake.took));
+        }
+    }
     row.set("Inspection", found.treatment);
     row.set("InspectionError", found.error.clone());
     row.set("OriginTLSCertificateValidationResult", found.validation);
@@ -282,6 +292,7 @@ mod tests {
     use crate::flow::Protocol;
     use crate::id::{AccountId, DeviceId, FlowId, RegistrationId, RuleId, VirtualNetworkId};
     use crate::record::DecisionPhase;
+    use crate::record::TlsHandshake;
 
     fn party(redact: bool) -> Arc<Party> {
         let id = Uuid::from_u128;
@@ -373,6 +384,12 @@ mod tests {
                 validation: Some("VALID"),
                 wants_certificate: true,
                 error: Some("unknown authority".into()),
+                client: None,
+                origin: Some(TlsHandshake {
+                    version: "TLSv1.3",
+                    cipher: "TLS_AES_128_GCM_SHA256",
+                    took: Duration::from_millis(7),
+                }),
             }),
             end: FlowEnd::ClientTlsError,
             closed_by: None,
