@@ -15,7 +15,7 @@ demo:
 	cargo build --package adit --package adit-testbed --bins --quiet
 	target/debug/demo
 
-# Format, lints, every test. Under 20 minutes on 2 cores from a clean checkout.
+# Format, lints, every test. From a clean checkout it has 20 minutes on 2 cores (.ci/run).
 test: setup lint build
 	cargo test --workspace --doc --quiet
 	cargo nextest run --workspace --no-tests fail
