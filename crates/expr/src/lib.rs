@@ -27,6 +27,7 @@ mod naive;
 mod parser;
 mod print;
 mod program;
+mod range;
 mod scheme;
 mod set;
 mod typed;

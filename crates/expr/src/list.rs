@@ -8,7 +8,8 @@ use std::fmt;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 
-use crate::set::{IpSet, RangeSet, TextSet, prefix_range};
+use crate::range::RangeSet;
+use crate::set::{IpSet, TextSet, prefix_range};
 
 /// The id of a list: in an expression `$` and its 32 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -24,8 +24,9 @@ use crate::buffer::Truths;
 use crate::facts::{Fact, Facts, Scalar};
 use crate::function::Function;
 use crate::list::{List, ListId, Lists};
+use crate::range::RangeSet;
 use crate::scheme::{Phase, Slot};
-use crate::set::{IpSet, RangeSet, TextSet};
+use crate::set::{IpSet, TextSet};
 use crate::wildcard::Wildcard;
 
 /// Whether a missing value differs from every value (the contract's sections 6 and 16: the default of the engine that
@@ -171,12 +172,26 @@ enum Index {
 }
 
 impl Node {
+    #[inline]
     fn evaluate(&self, context: &Context<'_>) -> bool {
         match self {
             Self::Field { slot, test, .. } => match context.facts.get(*slot) {
-                Some(fact) => fact.scalar().map_or(test.of_missing(), |value| test.holds(value, context)),
+                Some(fact) => test.holds_of(fact, context),
                 None => test.of_missing(),
             },
+            Self::Elements { .. }
+            | Self::Chain(..)
+            | Self::Not(_)
+            | Self::Compare { .. }
+            | Self::Quantified { .. } => self.evaluate_composed(context),
+        }
+    }
+
+    /// Apart from [`Node::evaluate`], so that a comparison does not pay for what it does not use.
+    #[inline(never)]
+    fn evaluate_composed(&self, context: &Context<'_>) -> bool {
+        match self {
+            Self::Field { .. } => self.evaluate(context),
             Self::Elements { quantifier, slot, test, .. } => {
                 let fact = context.facts.get(*slot);
                 let Some(fact) = fact else { return *quantifier == Quantifier::All };
@@ -312,6 +327,24 @@ impl Test {
         }
     }
 
+    /// Whether a field's value stands the test. The shortest comparisons are made where they are asked for.
+    #[inline]
+    fn holds_of(&self, fact: &Fact<'_>, context: &Context<'_>) -> bool {
+        match (self, fact) {
+            (Self::Int(order, number), Fact::Int(value)) => order.holds(value.cmp(number)),
+            (Self::Text(Order::Equal, text), Fact::Bytes(value)) => same(value, text),
+            (Self::Ip(order, IpAddr::V4(address)), Fact::Ip(IpAddr::V4(value))) => {
+                order.holds(value.cmp(address))
+            }
+            _ => self.holds_scalar(fact, context),
+        }
+    }
+
+    #[inline(never)]
+    fn holds_scalar(&self, fact: &Fact<'_>, context: &Context<'_>) -> bool {
+        fact.scalar().map_or(self.of_missing(), |value| self.holds(value, context))
+    }
+
     /// Whether a value stands the test. One of another type than the field's, which a caller gave by mistake, is as good
     /// as missing.
     #[inline]
@@ -329,8 +362,8 @@ impl Test {
             },
             (Self::Ips(set), Scalar::Ip(value)) => set.contains(value),
             (Self::Text(order, text), Scalar::Bytes(value)) => match order {
-                Order::Equal => *value == **text,
-                Order::Differs => *value != **text,
+                Order::Equal => same(value, text),
+                Order::Differs => !same(value, text),
                 Order::Less | Order::AtMost | Order::Greater | Order::AtLeast => {
                     let ordering: Ordering = value.cmp(text);
                     order.holds(ordering)
@@ -346,6 +379,21 @@ impl Test {
             }
             _ => self.of_missing(),
         }
+    }
+}
+
+/// Whether two texts are the same. Most that differ do so in the first or last eight bytes, which are compared at once.
+#[inline]
+fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    match (a.first_chunk(), b.first_chunk(), a.last_chunk(), b.last_chunk()) {
+        (Some(first), Some(other_first), Some(last), Some(other_last)) => {
+            let same = |a: &[u8; 8], b: &[u8; 8]| u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b);
+            same(first, other_first) && same(last, other_last) && (a.len() <= 16 || a == b)
+        }
+        _ => a.iter().zip(b).all(|(a, b)| a == b),
     }
 }
 

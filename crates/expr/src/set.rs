@@ -1,116 +1,8 @@
-//! Sets that answer "is it in" without allocating: ranges of numbers and addresses, and strings by hash.
-//!
-//! A prefix is a range of addresses, and whether an address is in *some* prefix needs no longest match: overlapping and
-//! adjacent ranges are merged when a set is made, and one search finds the only range that could hold a value. The search
-//! goes down a tree of blocks, each of 16 starts, of which it counts those that are not above the value: the blocks are
-//! in one piece, there is nothing to mispredict, and of a million ranges only the last two of five levels are beyond the
-//! nearest caches.
+//! Sets that answer "is it in" without allocating: addresses by ranges, and strings by hash.
 
-use std::collections::HashSet;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 
-/// As many starts are in a block: of IPv4 addresses, those of one line of cache.
-const BLOCK: usize = 16;
-
-/// Starts, in their order.
-#[derive(Debug, Clone)]
-#[repr(align(64))]
-struct Block<T>([T; BLOCK]);
-
-/// Ranges, in their order. The ends stand beside the starts, so that a search ends where it came to.
-#[derive(Debug, Clone)]
-#[repr(align(64))]
-struct Leaf<T> {
-    starts: [T; BLOCK],
-    ends: [T; BLOCK],
-}
-
-/// Values that can stand in a range.
-pub(crate) trait Point: Copy + Ord {
-    /// The next value, if there is one.
-    fn next(self) -> Option<Self>;
-}
-
-impl Point for i64 {
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-}
-
-impl Point for u32 {
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-}
-
-impl Point for u64 {
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-}
-
-impl Point for u128 {
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-}
-
-/// Ranges, both ends included, none of which touches another.
-#[derive(Debug, Clone)]
-pub(crate) struct RangeSet<T> {
-    /// The first starts of the blocks of the next level, at last of the leaves; the first level is one block.
-    levels: Box<[Box<[Block<T>]>]>,
-    leaves: Box<[Leaf<T>]>,
-}
-
-impl<T: Point> RangeSet<T> {
-    pub(crate) fn new(mut ranges: Vec<(T, T)>) -> Self {
-        ranges.sort_unstable();
-        let mut merged: Vec<(T, T)> = Vec::with_capacity(ranges.len());
-        for (start, end) in ranges {
-            match merged.last_mut() {
-                // Touching is enough; and after the largest value there is nothing that could not touch.
-                Some((_, last)) if last.next().is_none_or(|next| start <= next) => *last = end.max(*last),
-                _ => merged.push((start, end)),
-            }
-        }
-        // What fills up the last block repeats its last range, so that a search that comes there comes to that.
-        let leaf = |ranges: &[(T, T)]| {
-            let range = |at: usize| ranges[at.min(ranges.len() - 1)];
-            Leaf {
-                starts: std::array::from_fn(|at| range(at).0),
-                ends: std::array::from_fn(|at| range(at).1),
-            }
-        };
-        let block = |starts: &[T]| Block(std::array::from_fn(|at| starts[at.min(starts.len() - 1)]));
-        let leaves: Box<[Leaf<T>]> = merged.chunks(BLOCK).map(leaf).collect();
-        let mut firsts: Vec<T> = leaves.iter().map(|leaf| leaf.starts[0]).collect();
-        let mut levels = Vec::new();
-        while firsts.len() > 1 {
-            levels.push(firsts.chunks(BLOCK).map(block).collect());
-            firsts = firsts.into_iter().step_by(BLOCK).collect();
-        }
-        levels.reverse();
-        Self { levels: levels.into_boxed_slice(), leaves }
-    }
-
-    #[inline]
-    pub(crate) fn contains(&self, value: T) -> bool {
-        let below = |starts: &[T; BLOCK]| starts.iter().filter(|start| **start <= value).count();
-        let mut at = 0;
-        for level in &self.levels {
-            // Beyond a level's end only a block that was filled up leads, and it means the last.
-            at = at.min(level.len() - 1);
-            let Some(Block(starts)) = level.get(at) else { return false };
-            // Nothing below is at the top only: a block's first start is known not to be above the value.
-            let Some(last) = below(starts).checked_sub(1) else { return false };
-            at = at * BLOCK + last;
-        }
-        let Some(leaf) = self.leaves.get(at.min(self.leaves.len().wrapping_sub(1))) else { return false };
-        below(&leaf.starts).checked_sub(1).is_some_and(|last| value <= leaf.ends[last])
-    }
-}
+use crate::range::RangeSet;
 
 /// A set of addresses. IPv4 and IPv6 are apart: no IPv6 prefix holds an IPv4 address.
 #[derive(Debug, Clone)]
@@ -184,7 +76,7 @@ const FEW: usize = 8;
 #[derive(Debug, Clone)]
 pub(crate) enum TextSet {
     Few(Box<[Box<[u8]>]>),
-    Many(HashSet<Box<[u8]>, BuildHasherDefault<TextHasher>>),
+    Many(TextTable),
 }
 
 impl TextSet {
@@ -193,7 +85,7 @@ impl TextSet {
         if texts.len() <= FEW {
             Self::Few(texts.into_boxed_slice())
         } else {
-            Self::Many(texts.into_iter().collect())
+            Self::Many(TextTable::new(&texts))
         }
     }
 
@@ -201,40 +93,92 @@ impl TextSet {
     pub(crate) fn contains(&self, text: &[u8]) -> bool {
         match self {
             Self::Few(texts) => texts.iter().any(|one| **one == *text),
-            Self::Many(texts) => texts.contains(text),
+            Self::Many(table) => table.contains(text),
         }
     }
 }
 
-/// A quick hash for strings. What is in a set is written by administrators, and what is looked up is not added, so that
-/// nobody gains by making keys collide; and nothing ever walks these sets.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct TextHasher(u64);
+/// A hash table of strings, by open addressing. The strings lie one after the other, each behind its length, so that one
+/// that is in the set costs two looks beyond the nearest caches, and one that is not costs one.
+#[derive(Debug, Clone)]
+pub(crate) struct TextTable {
+    /// At most half of them are taken; as many as a power of two.
+    slots: Box<[TextSlot]>,
+    strings: Box<[u8]>,
+}
 
-impl Hasher for TextHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        // A multiplication of 64 by 64 bits whose halves are folded, for each eight bytes.
-        let mut state = self.0;
-        let mut chunks = bytes.chunks_exact(8);
-        for chunk in &mut chunks {
-            let mut word = [0; 8];
-            word.copy_from_slice(chunk);
-            state = fold(state ^ u64::from_le_bytes(word), 0x9e37_79b9_7f4a_7c15);
+#[derive(Debug, Clone, Copy)]
+struct TextSlot {
+    /// The first half of the string's hash; the rest chooses the slot.
+    hash: u32,
+    /// Where in the strings it is, plus one; 0 for a free slot.
+    place: u32,
+}
+
+impl TextTable {
+    fn new(texts: &[Box<[u8]>]) -> Self {
+        let free = TextSlot { hash: 0, place: 0 };
+        let mut slots = vec![free; (texts.len() * 2).next_power_of_two()].into_boxed_slice();
+        let mut strings = Vec::with_capacity(texts.iter().map(|text| text.len() + LENGTH).sum());
+        for text in texts {
+            let (hash, mut at) = place(text, slots.len());
+            while slots[at].place != 0 {
+                at = (at + 1) % slots.len();
+            }
+            // (Nobody has 4 GiB of strings in one set.)
+            slots[at] = TextSlot { hash, place: u32::try_from(strings.len() + 1).unwrap_or(0) };
+            strings.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
+            strings.extend_from_slice(text);
         }
+        Self { slots, strings: strings.into_boxed_slice() }
+    }
+
+    #[inline]
+    fn contains(&self, text: &[u8]) -> bool {
+        let (hash, mut at) = place(text, self.slots.len());
+        while let Some(slot) = self.slots.get(at)
+            && let Some(place) = slot.place.checked_sub(1)
+        {
+            if slot.hash == hash && self.string(place as usize) == Some(text) {
+                return true;
+            }
+            at = (at + 1) % self.slots.len();
+        }
+        false
+    }
+
+    fn string(&self, place: usize) -> Option<&[u8]> {
+        let (length, rest) = self.strings.get(place..)?.split_first_chunk::<LENGTH>()?;
+        rest.get(..u32::from_le_bytes(*length) as usize)
+    }
+}
+
+/// As many bytes is a string's length.
+const LENGTH: usize = 4;
+
+/// The first half of a string's hash, and the slot, of as many as a power of two, from which on it is looked for.
+#[expect(clippy::cast_possible_truncation, reason = "the two halves of a hash are what is wanted")]
+fn place(text: &[u8], slots: usize) -> (u32, usize) {
+    let hash = hash(text);
+    ((hash >> 32) as u32, hash as usize & (slots - 1))
+}
+
+/// A quick hash for strings: for each eight bytes a multiplication of 64 by 64 bits whose halves are folded. What is in
+/// a set is written by administrators, and what is looked up is not added, so that nobody gains by making keys collide.
+fn hash(text: &[u8]) -> u64 {
+    let mut state = 0;
+    let mut chunks = text.chunks_exact(8);
+    for chunk in &mut chunks {
         let mut word = [0; 8];
-        let rest = chunks.remainder();
-        word[..rest.len()].copy_from_slice(rest);
-        state = fold(state ^ u64::from_le_bytes(word), 0xd6e8_feb8_6659_fd93);
-        self.0 = state;
+        word.copy_from_slice(chunk);
+        state = fold(state ^ u64::from_le_bytes(word), 0x9e37_79b9_7f4a_7c15);
     }
-
-    fn write_usize(&mut self, length: usize) {
-        self.0 = fold(self.0 ^ (length as u64), 0xa076_1d64_78bd_642f);
-    }
-
-    fn finish(&self) -> u64 {
-        fold(self.0, 0xe703_7ed1_a0b4_28db)
-    }
+    let mut word = [0; 8];
+    let rest = chunks.remainder();
+    word[..rest.len()].copy_from_slice(rest);
+    state = fold(state ^ u64::from_le_bytes(word), 0xd6e8_feb8_6659_fd93);
+    state = fold(state ^ (text.len() as u64), 0xa076_1d64_78bd_642f);
+    fold(state, 0xe703_7ed1_a0b4_28db)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the two halves of a product are what is wanted")]
@@ -250,26 +194,6 @@ mod tests {
     use super::*;
 
     proptest! {
-        #[test]
-        fn a_range_set_holds_what_one_of_its_ranges_holds(
-            ranges in proptest::collection::vec((-300_i64..300, 0_i64..9), 0..200),
-            values in proptest::collection::vec(-310_i64..310, 0..50),
-        ) {
-            let ranges: Vec<(i64, i64)> = ranges.iter().map(|(start, length)| (*start, start + length)).collect();
-            let set = RangeSet::new(ranges.clone());
-            for value in values {
-                let expected = ranges.iter().any(|(start, end)| (*start..=*end).contains(&value));
-                prop_assert_eq!(set.contains(value), expected);
-            }
-        }
-
-        #[test]
-        fn a_large_range_set_is_searched_through_its_levels(gap in 2_u32..50, count in 1_u32..2000, value: u32) {
-            let set = RangeSet::new((0..count).map(|n| (n * gap, n * gap)).collect());
-            let value = value % (count * gap + 7);
-            prop_assert_eq!(set.contains(value), value % gap == 0 && value / gap < count);
-        }
-
         #[test]
         fn a_text_set_holds_what_was_put_in(texts in proptest::collection::vec("[a-c]{0,12}", 0..40), probe in "[a-c]{0,3}") {
             let set = TextSet::new(texts.iter().map(|text| text.clone().into_bytes().into_boxed_slice()));
@@ -295,13 +219,6 @@ mod tests {
         assert!(holds("::1") && holds("10.255.255.255"));
         assert!(!holds("2001:db8:1:1::") && !holds("2001:db8:2:0:8000::") && !holds("::2") && !holds("::"));
         assert!(!holds("::ffff:10.0.0.1") && !holds("11.0.0.0"));
-    }
-
-    #[test]
-    fn ranges_reach_both_ends_of_a_type() {
-        let set = RangeSet::new(vec![(i64::MIN, i64::MIN), (i64::MAX, i64::MAX), (5, i64::MAX)]);
-        assert!(set.contains(i64::MIN) && set.contains(i64::MAX) && set.contains(5));
-        assert!(!set.contains(4) && !set.contains(i64::MIN + 1));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use memchr::memmem::Finder;
 
 use super::{Argument, Base, Call, First, Index, Many, Node, Operand, Program, Test};
+use crate::range::RangeSet;
 use crate::scheme::{Phase, Type};
-use crate::set::{IpSet, RangeSet, TextSet, prefix_range};
+use crate::set::{IpSet, TextSet, prefix_range};
 use crate::typed::{self, IpItem, Typed, WildcardTest};
 
 impl Program {
