@@ -162,7 +162,7 @@ async fn what_a_private_resolver_does_not_answer_nobody_answers() {
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
     assert_eq!(addresses(&answer), [] as [IpAddr; 0]);
     assert!(matches!(extended_error(&answer), Some(22 | 23)), "{answer}");
-    let line = edge.wait_for_line_after(mark, "late.cluster.internal", ENFORCED).await.unwrap();
+    let line = edge.wait_for_line_after(mark, "name=\"late.cluster.internal\"", ENFORCED).await.unwrap();
     assert!(line.contains("resolver_rule=") && line.contains(&PRIVATE.to_string()), "{line}");
     let asked = network.outside.asked();
     assert!(!asked.iter().any(|asked| asked.starts_with("late.")), "nobody else was asked: {asked:?}");
