@@ -405,3 +405,27 @@ fn in_list(list: &List, value: Scalar<'_>) -> bool {
         Scalar::Bytes(value) => list.contains_text(value),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::same;
+
+    proptest! {
+        /// Of every length around those that are compared at once, with a difference anywhere or nowhere.
+        #[test]
+        fn texts_are_the_same_if_every_byte_is(
+            text in proptest::collection::vec(any::<u8>(), 0..40),
+            changed in proptest::option::of((any::<prop::sample::Index>(), 1_u8..)),
+            cut in 0_usize..3,
+        ) {
+            let mut other = text.clone();
+            if let (Some((at, by)), false) = (changed, text.is_empty()) {
+                other[at.index(text.len())] ^= by;
+            }
+            other.truncate(text.len().saturating_sub(cut));
+            prop_assert_eq!(same(&text, &other), text == other);
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! Sets that answer "is it in" without allocating: addresses by ranges, and strings by hash.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::range::RangeSet;
@@ -104,7 +105,9 @@ impl TextSet {
 pub(crate) struct TextTable {
     /// At most half of them are taken; as many as a power of two.
     slots: Box<[TextSlot]>,
-    strings: Box<[u8]>,
+    strings: Vec<u8>,
+    /// Nobody can write a list whose strings are all looked for at the same place.
+    seed: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -118,28 +121,35 @@ struct TextSlot {
 impl TextTable {
     fn new(texts: &[Box<[u8]>]) -> Self {
         let free = TextSlot { hash: 0, place: 0 };
-        let mut slots = vec![free; (texts.len() * 2).next_power_of_two()].into_boxed_slice();
-        let mut strings = Vec::with_capacity(texts.iter().map(|text| text.len() + LENGTH).sum());
+        let mut table = Self {
+            slots: vec![free; (texts.len() * 2).next_power_of_two()].into_boxed_slice(),
+            strings: Vec::with_capacity(texts.iter().map(|text| text.len() + LENGTH).sum()),
+            seed: RandomState::new().hash_one(texts.len()),
+        };
         for text in texts {
-            let (hash, mut at) = place(text, slots.len());
-            while slots[at].place != 0 {
-                at = (at + 1) % slots.len();
+            let (hash, mut at) = table.place(text);
+            while table.slots[at].place != 0 && !table.holds(table.slots[at], hash, text) {
+                at = (at + 1) % table.slots.len();
             }
-            // (Nobody has 4 GiB of strings in one set.)
-            slots[at] = TextSlot { hash, place: u32::try_from(strings.len() + 1).unwrap_or(0) };
-            strings.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
-            strings.extend_from_slice(text);
+            if table.slots[at].place == 0 {
+                // (Nobody has 4 GiB of strings in one set.)
+                table.slots[at] =
+                    TextSlot { hash, place: u32::try_from(table.strings.len() + 1).unwrap_or(0) };
+                let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+                table.strings.extend_from_slice(&length.to_le_bytes());
+                table.strings.extend_from_slice(text);
+            }
         }
-        Self { slots, strings: strings.into_boxed_slice() }
+        table
     }
 
     #[inline]
     fn contains(&self, text: &[u8]) -> bool {
-        let (hash, mut at) = place(text, self.slots.len());
+        let (hash, mut at) = self.place(text);
         while let Some(slot) = self.slots.get(at)
-            && let Some(place) = slot.place.checked_sub(1)
+            && slot.place != 0
         {
-            if slot.hash == hash && self.string(place as usize) == Some(text) {
+            if self.holds(*slot, hash, text) {
                 return true;
             }
             at = (at + 1) % self.slots.len();
@@ -147,26 +157,32 @@ impl TextTable {
         false
     }
 
-    fn string(&self, place: usize) -> Option<&[u8]> {
-        let (length, rest) = self.strings.get(place..)?.split_first_chunk::<LENGTH>()?;
-        rest.get(..u32::from_le_bytes(*length) as usize)
+    /// The first half of a string's hash, and the slot from which on it is looked for.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of a hash are what is wanted")]
+    fn place(&self, text: &[u8]) -> (u32, usize) {
+        let hash = hash(text, self.seed);
+        ((hash >> 32) as u32, hash as usize & (self.slots.len() - 1))
+    }
+
+    /// Whether a slot that is taken holds this string.
+    #[inline]
+    fn holds(&self, slot: TextSlot, hash: u32, text: &[u8]) -> bool {
+        let string = || {
+            let (length, rest) =
+                self.strings.get((slot.place as usize).checked_sub(1)?..)?.split_first_chunk::<LENGTH>()?;
+            rest.get(..u32::from_le_bytes(*length) as usize)
+        };
+        slot.hash == hash && string() == Some(text)
     }
 }
 
 /// As many bytes is a string's length.
 const LENGTH: usize = 4;
 
-/// The first half of a string's hash, and the slot, of as many as a power of two, from which on it is looked for.
-#[expect(clippy::cast_possible_truncation, reason = "the two halves of a hash are what is wanted")]
-fn place(text: &[u8], slots: usize) -> (u32, usize) {
-    let hash = hash(text);
-    ((hash >> 32) as u32, hash as usize & (slots - 1))
-}
-
-/// A quick hash for strings: for each eight bytes a multiplication of 64 by 64 bits whose halves are folded. What is in
-/// a set is written by administrators, and what is looked up is not added, so that nobody gains by making keys collide.
-fn hash(text: &[u8]) -> u64 {
-    let mut state = 0;
+/// A quick hash for strings: for each eight bytes a multiplication of 64 by 64 bits whose halves are folded.
+fn hash(text: &[u8], seed: u64) -> u64 {
+    let mut state = seed;
     let mut chunks = text.chunks_exact(8);
     for chunk in &mut chunks {
         let mut word = [0; 8];
@@ -202,6 +218,16 @@ mod tests {
             }
             prop_assert_eq!(set.contains(probe.as_bytes()), texts.contains(&probe));
         }
+    }
+
+    #[test]
+    fn a_text_that_is_there_a_hundred_thousand_times_is_kept_once() {
+        let texts = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"].map(|text| Box::from(text.as_bytes()));
+        let TextSet::Many(table) = TextSet::new(texts.iter().cycle().take(100_000).cloned()) else {
+            panic!()
+        };
+        assert_eq!(table.slots.iter().filter(|slot| slot.place != 0).count(), texts.len());
+        assert!(texts.iter().all(|text| table.contains(text)) && !table.contains(b"k"));
     }
 
     #[test]
