@@ -15,6 +15,7 @@ mod origin;
 mod page;
 pub mod quic;
 mod session;
+mod upgrade;
 
 #[doc(hidden)]
 pub use first_bytes::fuzz_first_bytes;

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use adit_model::{OwnPage, RequestFacts, ResponseFacts, Rule, RuleSettings, UntrustedAction};
 use http::header::{HeaderName, HeaderValue};
@@ -15,7 +14,6 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::sync::{Mutex, watch};
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +21,7 @@ use crate::gate::{Action, Exchange, Gate, Verdict};
 use crate::head::{Head, mime, settle_host};
 use crate::origin::{Seen, Validation};
 use crate::page::{self, Body, Why, page};
+use crate::upgrade::join;
 
 /// What the requests of one connection share.
 pub(crate) struct Session<G> {
@@ -419,23 +418,3 @@ fn origin_form(uri: &Uri) -> Uri {
     let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     path.parse().unwrap_or_else(|_| uri.clone())
 }
-
-/// What follows an upgrade passes both ways until both have ended.
-async fn join(client: OnUpgrade, origin: OnUpgrade) {
-    let both = tokio::time::timeout(UPGRADE_DEADLINE, async { tokio::try_join!(client, origin) }).await;
-    let Ok(Ok((client, origin))) = both else {
-        tracing::debug!("an upgrade was not finished");
-        return;
-    };
-    let (mut client, mut origin) = (TokioIo::new(client), TokioIo::new(origin));
-    let copied =
-        tokio::io::copy_bidirectional_with_sizes(&mut client, &mut origin, COPY_BUFFER, COPY_BUFFER).await;
-    if let Err(error) = copied {
-        tracing::debug!(error = %error, "what followed an upgrade broke off");
-    }
-}
-
-/// For both sides to switch once the origin has said so.
-const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
-/// Bytes that are passed at once after an upgrade.
-const COPY_BUFFER: usize = 64 << 10;

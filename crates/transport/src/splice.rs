@@ -1,8 +1,10 @@
 //! Two streams joined: what arrives on one leaves on the other, ends and resets included.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use tokio::time::timeout;
 
 use crate::stream::{Duplex, ReadChunk, StreamError, WriteChunk};
 
@@ -19,7 +21,8 @@ pub enum HalfClose {
 /// How a splice ended.
 #[derive(Debug)]
 pub enum SpliceEnd {
-    /// Every byte of both directions was passed on, and both ends too.
+    /// Every byte of both directions was passed on, and both ends too; or the far side ended its direction and took no
+    /// more of the other.
     Finished,
     /// The near side was reset or lost; so was the far side, then.
     NearFailed(StreamError),
@@ -86,44 +89,59 @@ where
     FW: WriteChunk,
 {
     let mut ended_first = None;
-    let first = {
+    let ended = {
         let up = pin!(pump(&mut near.reader, &mut far.writer, half_close == HalfClose::Kept, &mut passed.up));
         let down = pin!(pump(&mut far.reader, &mut near.writer, true, &mut passed.down));
         match select(up, down).await {
             Either::Left((Ok(()), down)) => {
                 ended_first = Some(Side::Near);
-                down.await.map_err(failure_down).map(|()| Last::Down)
+                down.await.map(|()| Listens::Yes).map_err(failure_down)
             }
+            // Who listens no more may have said something that is still on its way.
+            Either::Left((Err(Failure::Writing(error)), down)) => match timeout(LAST_WORDS, down).await {
+                Ok(Ok(())) => {
+                    ended_first = Some(Side::Far);
+                    Ok(Listens::No)
+                }
+                Ok(Err(_)) | Err(_) => Err(SpliceEnd::FarFailed(error)),
+            },
             Either::Right((Ok(()), up)) if half_close == HalfClose::Kept => {
                 ended_first = Some(Side::Far);
-                up.await.map_err(failure_up).map(|()| Last::Up)
+                match up.await {
+                    Err(Failure::Writing(_)) => Ok(Listens::No),
+                    ended => ended.map(|()| Listens::Yes).map_err(failure_up),
+                }
             }
             Either::Right((Ok(()), _)) => {
                 ended_first = Some(Side::Far);
-                Ok(Last::Down)
+                Ok(Listens::Yes)
             }
             Either::Left((Err(failure), _)) => Err(failure_up(failure)),
             Either::Right((Err(failure), _)) => Err(failure_down(failure)),
         }
     };
     passed.ended_first = ended_first;
-    match (first, half_close) {
-        (Err(end), _) => end,
-        (Ok(_), HalfClose::Kept) => SpliceEnd::Finished,
-        (Ok(_), HalfClose::Held) => {
+    match (ended, half_close) {
+        (Err(end), _) => return end,
+        (Ok(Listens::Yes), HalfClose::Kept) => {}
+        (Ok(Listens::No), _) => near.reader.stop(),
+        (Ok(Listens::Yes), HalfClose::Held) => {
             near.reader.stop();
             // The far side has ended its own direction: that it may not wait for ours is what `Held` means.
             let _ = far.writer.finish().await;
-            SpliceEnd::Finished
         }
     }
+    SpliceEnd::Finished
 }
 
-/// Which direction ended last.
-enum Last {
-    Up,
-    Down,
+/// Whether the far side, which has said everything, took all that it was told.
+enum Listens {
+    Yes,
+    No,
 }
+
+/// For a far side that listens no more to end its own direction.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Where one direction failed.
 enum Failure {
@@ -229,5 +247,22 @@ mod tests {
             let (end, _) = task.await.unwrap();
             assert_eq!(matches!(end, SpliceEnd::NearFailed(_)), reset_client, "{end:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_listens_no_more_is_heard_out() {
+        let ((mut client, near), (far, mut origin)) = (pair().await, tokio::io::duplex(1 << 20));
+        let task = tokio::spawn(async move {
+            let (mut near, mut far) = (tcp::duplex(near), crate::io::duplex(far));
+            splice(&mut near, &mut far, HalfClose::Kept, &mut Passed::default()).await
+        });
+        origin.write_all(&vec![b'x'; 1 << 20]).await.unwrap();
+        drop(origin);
+        client.write_all(b"too late").await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer.len(), 1 << 20);
+        drop(client);
+        assert!(matches!(task.await.unwrap(), SpliceEnd::Finished));
     }
 }

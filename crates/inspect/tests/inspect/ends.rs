@@ -20,7 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Serve
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio_rustls::client::TlsStream;
 
 /// An authority of certificates.
@@ -161,9 +161,17 @@ fn answer(mut request: Request<Incoming>) -> Response<Body> {
                 let (mut read, mut write) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
                 let _ = tokio::io::copy(&mut read, &mut write).await;
             });
-            let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
-            let response = response.header("connection", "Upgrade").header("upgrade", "SPDY/3.1");
-            response.body(Full::default().map_err(|never| match never {}).boxed_unsync()).unwrap()
+            switched()
+        }
+        "/farewell" => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let mut stream = TokioIo::new(upgrade.await.unwrap());
+                stream.write_all(&vec![b'x'; FAREWELL]).await.unwrap();
+                stream.flush().await.unwrap();
+                // Nothing says in TLS that this is the end.
+            });
+            switched()
         }
         "/trailers" => {
             let mut trailers = HeaderMap::new();
@@ -179,6 +187,15 @@ fn answer(mut request: Request<Incoming>) -> Response<Body> {
         _ => Response::new(request.into_body().boxed_unsync()),
     }
 }
+
+fn switched() -> Response<Body> {
+    let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+    let response = response.header("connection", "Upgrade").header("upgrade", "SPDY/3.1");
+    response.body(Full::default().map_err(|never| match never {}).boxed_unsync()).unwrap()
+}
+
+/// As many bytes an origin sends before it leaves: more than all that is between it and the client holds.
+pub(crate) const FAREWELL: usize = 4 << 20;
 
 /// A stream of what is there.
 fn futures<T: Unpin + Send + 'static, const N: usize>(

@@ -279,6 +279,16 @@ async fn an_upgrade_passes_both_ways() {
 }
 
 #[tokio::test]
+async fn what_an_origin_sent_before_it_broke_off_arrives_after_an_upgrade() {
+    let world = world(Origin::good(), Rules::default(), &["http/1.1"]).await;
+    let mut stream = world.client.upgrade("/farewell", "SPDY/3.1").await;
+    let mut received = Vec::new();
+    let ended = stream.read_to_end(&mut received).await;
+    assert_eq!(received.len(), ends::FAREWELL, "{ended:?}");
+    assert!(ended.is_err(), "an end that TLS does not tell is none");
+}
+
+#[tokio::test]
 async fn trailers_and_streams_pass_as_they_come() {
     let mut world = world(Origin::good(), Rules::default(), &["h2"]).await;
     let request = Request::get("https://app.example.com/trailers").body(Full::default()).unwrap();
